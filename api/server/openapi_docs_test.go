@@ -4,6 +4,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -154,4 +157,33 @@ func quoted(values ...any) string {
 		words = append(words, fmt.Sprintf("`%v`", v))
 	}
 	return strings.Join(words, ", ")
+}
+
+// TestCodesAreDescribed: the contract names every code of a problem, and no other.
+func TestCodesAreDescribed(t *testing.T) {
+	codes := map[string]bool{}
+	for _, row := range errorTable() {
+		codes[row.code] = true
+	}
+	sources, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range sources {
+		if strings.HasSuffix(path, "_test.go") {
+			continue
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, call := range regexp.MustCompile(`\bproblemf\([\w.]+, "([a-z_]+)"`).FindAllSubmatch(b, -1) {
+			codes[string(call[1])] = true
+		}
+	}
+	_, list, _ := strings.Cut(readSpec(t).Components.Schemas["Problem"].Properties["code"].Description, ": ")
+	described := strings.Split(strings.TrimSuffix(list, "."), ", ")
+	if want := slices.Sorted(maps.Keys(codes)); !slices.Equal(described, want) {
+		t.Errorf("described are %q, want %q", described, want)
+	}
 }

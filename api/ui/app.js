@@ -79,7 +79,7 @@ function drawAlerts() {
     if (s.draining) all.push(`${s.node} is draining: it takes no new connections.`);
     else if (s.session.state !== 'live') all.push(`${s.node} has no live session with the cluster: it only admits connections to hosts without a limit.`);
     if (s.resolving_clients.length) all.push(resolving(s.node, s.resolving_clients));
-    if (s.config_disagreements.length) all.push(`The configs of ${s.config_disagreements.join(', ')} disagree with the cluster: make them equal, and reload one node.`);
+    if (s.config_disagreements.length) all.push(`The configs of ${s.config_disagreements.join(', ')} disagree with the cluster: make them equal, and reload each of these nodes.`);
   }
   const silent = model.unreachable.map((u) => u.node);
   if (silent.length) all.push(`No answer from ${silent.join(', ')}: the use there is not counted here.`);

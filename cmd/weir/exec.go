@@ -19,7 +19,7 @@ import (
 func newExecCommand(p *process) *cobra.Command {
 	var proxy, user string
 	cmd := &cobra.Command{
-		Use:   "exec -- CMD [ARG…]",
+		Use:   "exec [flags] -- CMD [ARG…]",
 		Short: "Run a command whose connections go through a node",
 		Long: `Run a command with HTTP_PROXY, HTTPS_PROXY and ALL_PROXY (in both cases) set to the node's proxy. The command
 replaces this process, so signals and the exit code are its own.
@@ -38,7 +38,7 @@ in process listings.`,
   WEIR_PROXY_USER=crawler:secret weir exec -- ./worker`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return errors.New("the command to run is missing: weir exec -- CMD")
+				return errors.New("the command to run is missing")
 			}
 			return nil
 		},

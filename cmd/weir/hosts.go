@@ -51,14 +51,15 @@ or TERM is dumb, one table after the other is printed until Ctrl-C.`,
 	cmd.Flags().IntVar(&q.Limit, "limit", 0, "show at most this `number` (default 1000)")
 	cmd.Flags().StringVar(&q.After, "after", "", "continue after the `host` that an earlier list ended with")
 	// Fails only for a flag that isn't there.
-	_ = cmd.RegisterFlagCompletionFunc("sort", cobra.FixedCompletions(append(top.Sorts(), tableSorts...), cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("sort", cobra.FixedCompletions(slices.Concat(top.Sorts(), tableSorts), cobra.ShellCompDirectiveNoFileComp))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		o := top.Options{HostList: true, Prefix: q.Prefix, Sort: cmp.Or(q.Sort, "host"), Limit: q.Limit, Interval: interval}
 		draws := watch && !f.json && p.draws()
-		if !draws && slices.Contains(tableSorts, q.Sort) {
-			o.Sort = "host" // nothing is drawn by it
+		sorts := top.Sorts()
+		if !draws {
+			sorts = slices.Concat(sorts, tableSorts)
 		}
-		if err := checkView(cmd, o); err != nil {
+		if err := checkView(cmd, o, sorts); err != nil {
 			return err
 		}
 		if q.Limit < 0 {

@@ -14,7 +14,10 @@ func newNodesCommand(p *process) *cobra.Command {
 		Use:   "nodes",
 		Short: "List the cluster's nodes",
 		Long: `List every node: its role, whether it leads, its health as gossip sees it, whether it is draining, its
-session with the cluster and, if its slots are being reclaimed, the time until other nodes can have them.`,
+session with the cluster and, if its slots are being reclaimed, the time until other nodes can have them.
+
+A node that is left has ended with a goodbye: it was stopped, or has left for good. Of a stopped server, weir raft peers
+still has the name.`,
 		Example: `  weir nodes`,
 		Args:    noArgs,
 	}

@@ -48,7 +48,7 @@ NO_COLOR turns colours off.`,
 		if f.json {
 			return usagef(cmd, "weir top prints no JSON: use weir nodes --json and weir hosts --json")
 		}
-		if err := checkView(cmd, o); err != nil {
+		if err := checkView(cmd, o, top.Sorts()); err != nil {
 			return err
 		}
 		return showTop(f, cmd, o)
@@ -60,10 +60,10 @@ func addIntervalFlag(p *process, cmd *cobra.Command, at *time.Duration) {
 	cmd.Flags().DurationVar(at, "interval", p.tick, "the `time` between two refreshes")
 }
 
-// checkView checks the flags of the view.
-func checkView(cmd *cobra.Command, o top.Options) error {
-	if o.Sort != "" && !slices.Contains(top.Sorts(), o.Sort) {
-		return usagef(cmd, "--sort is one of %s, not %q", strings.Join(top.Sorts(), ", "), o.Sort)
+// checkView checks the flags of the view, which can be sorted by sorts.
+func checkView(cmd *cobra.Command, o top.Options, sorts []string) error {
+	if o.Sort != "" && !slices.Contains(sorts, o.Sort) {
+		return usagef(cmd, "--sort is one of %s, not %q", strings.Join(sorts, ", "), o.Sort)
 	}
 	if cmd.Flags().Changed("interval") && (o.Interval < minInterval || o.Interval > maxInterval) {
 		return usagef(cmd, "--interval is from %s to %s, not %s", minInterval, "1h", o.Interval)
