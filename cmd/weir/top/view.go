@@ -74,7 +74,7 @@ func (m *Model) head(now time.Time) []string {
 		if m.width < 100 {
 			admitted, refused, idle = "adm", "ref", ""
 		}
-		lines = append(lines, fmt.Sprintf("%d nodes  %s hosts  in use %s%s  granted %s  waiting %s  "+admitted+" %s/s  "+refused+" %s/s",
+		lines = append(lines, fmt.Sprintf("nodes %d  hosts %s  in use %s%s  granted %s  waiting %s  "+admitted+" %s/s  "+refused+" %s/s",
 			len(p.nodes), number(uint64(len(p.hosts)+m.cluster.use.More)), count(p.total.InUse), idle, count(p.total.Granted),
 			m.alarm(p.total.Waiting > 0, warn, count(p.total.Waiting)), perSecond(p.rate.admitted), m.alarm(p.rate.refused > 0, bad, perSecond(p.rate.refused))))
 	}
