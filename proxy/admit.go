@@ -180,7 +180,9 @@ type wait struct {
 	ctx    context.Context // nil until it is asked for
 	since  time.Time       // when it was
 	cancel context.CancelCauseFunc
-	timer  *time.Timer // starts watching the client for a hang-up
+	timer  *time.Timer // watches the client for a hang-up
+	// suspects is how long the timer waits until it fires again.
+	suspects time.Duration
 }
 
 // waiting is a flow as the [context.Context] of its own admission. Most flows are admitted at once;
@@ -221,7 +223,7 @@ func (w *waiting) Value(key any) any { return w.context().Value(key) }
 // caller holds mu.
 func (f *flow) watchSoon() {
 	if f.wait.timer == nil && f.client != nil {
-		f.wait.timer = time.AfterFunc(watchDelay, f.client.watch)
+		f.wait.timer = time.AfterFunc(watchDelay, f.suspect)
 	}
 }
 

@@ -2,7 +2,10 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"net/netip"
+	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -166,4 +169,75 @@ func TestHalfClosedClientsPipelineIsServed(t *testing.T) {
 		}
 	}
 	p.expectEOF()
+}
+
+// Clients that have sent more than the socket's buffers hold lose their places in the queue, too,
+// when they go away, though their FINs can't arrive. Those that stay are served.
+func TestClientBehindMuchContentLosesItsPlace(t *testing.T) {
+	u := newUpstream(t, nil)
+	content := strings.Repeat("x", 16<<20)
+	for name, request := range map[string]string{
+		"POST":    "POST http://" + u.addr + "/ HTTP/1.1\r\nHost: x\r\nContent-Length: " + strconv.Itoa(len(content)) + "\r\n\r\n",
+		"CONNECT": "CONNECT " + u.addr + " HTTP/1.1\r\n\r\n",
+		"SOCKS5":  socksHello + socksAsk(u.addr),
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, 1)
+			first := w.connect(u.addr)
+			held := u.accept()
+			begin := func() (p *peer, sent int) { // as much as fits
+				p = w.dial()
+				p.send(request)
+				eventually(t, "the client waits", func() bool { return w.adm.queued() == 1 })
+				p.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
+				sent, err := p.Write([]byte(content))
+				if !errors.Is(err, os.ErrDeadlineExceeded) {
+					t.Fatalf("%d of %d bytes were sent: %v", sent, len(content), err)
+				}
+				return p, sent
+			}
+			p, _ := begin()
+			p.Close()
+			eventually(t, "it has lost its place", func() bool { return w.adm.queued() == 0 })
+
+			p, n := begin()
+			if _, err := p.r.Peek(2); err != nil { // it has been asked twice
+				t.Fatal(err)
+			}
+			if w.adm.queued() != 1 {
+				t.Fatal("it has lost its place")
+			}
+			first.Close()
+			held.Close()
+			q := u.accept()
+			sent := make(chan error, 1)
+			go func() {
+				p.SetWriteDeadline(time.Now().Add(patience))
+				_, err := p.Write([]byte(content[n:]))
+				sent <- err
+			}()
+			switch name {
+			case "POST":
+				q.readHead()
+				q.expect(content)
+				q.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+				if resp, body := p.response("POST"); resp.StatusCode != 200 || body != "ok" {
+					t.Errorf("got %s %q", resp.Status, body)
+				}
+			case "CONNECT":
+				p.expect("HTTP/1.1 200 Connection established\r\n\r\n")
+				q.expect(content)
+			default:
+				p.expect(socksChosen)
+				p.opened()
+				q.expect(content)
+			}
+			if err := <-sent; err != nil {
+				t.Error(err)
+			}
+			q.Close()
+			p.Close()
+			eventually(t, "the slot is released", func() bool { return w.adm.inUse() == 0 })
+		})
+	}
 }

@@ -342,7 +342,7 @@ func (f *flow) clientHungUp(of *conn, kind sock.Hangup) {
 	switch {
 	case client != of: // nil, or another client's by now
 	case kind == sock.HangupFIN && (waits || phase == phaseBusy && Kind(f.kind.Load()) == KindHTTP):
-		client.ask()
+		client.ask(true)
 	case waits:
 		f.abortOf(of, errClientGone)
 	case phase == phaseBusy && kind == sock.HangupFIN:

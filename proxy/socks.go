@@ -179,7 +179,13 @@ func (c *socksClient) request(p *Policy) {
 		return
 	}
 	c.identified(c.subject.User)
-	if len(c.out) > 0 { // the reply goes out behind a choice, or a status, which begins otherwise
+	switch string(c.out) { // the reply goes out behind it
+	case "":
+	case socksBegin + "\x00": // a choice
+		c.ahead.begin = socksBegin + "\x00" + socksBegin
+	case "\x01\x00": // a status
+		c.ahead.begin = "\x01\x00" + socksBegin
+	default:
 		c.ahead.begin = string(c.out[:1])
 	}
 	c.openTunnel(c, KindSOCKS5, target, nil)
