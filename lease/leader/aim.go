@@ -103,22 +103,26 @@ func (p *keyPlan) keep() {
 	}
 }
 
-// aimAtOverhang asks for slots for connections in use that have none. Those that nobody uses, and
-// for which there is no slot, are closed.
+// aimAtOverhang asks for slots for connections in use that have none, also of nodes that have too
+// few themselves. Those that nobody uses, and for which there is no slot, are closed.
 func (p *keyPlan) aimAtOverhang() {
+	lacks := func(r *row) int64 {
+		if r.overhang == 0 {
+			return 0
+		}
+		return max(0, r.says.inUse-r.held-r.promised)
+	}
 	var lacking int64
 	for _, r := range p.rows {
-		if r.overhang == 0 {
-			continue
-		}
-		lacking += max(0, r.says.inUse-r.held-r.promised)
-		if !p.wait {
-			r.lower(r.held + r.promised)
-		}
+		lacking += lacks(r)
 	}
 	for _, r := range p.rows {
-		if r.overhang == 0 && lacking > 0 {
-			r.lower(r.held - lacking)
+		elsewhere := lacking - lacks(r)
+		switch {
+		case r.overhang > 0 && !p.wait:
+			r.lower(r.held + r.promised - elsewhere)
+		case r.overhang == 0 && elsewhere > 0:
+			r.lower(r.held - elsewhere)
 		}
 	}
 }
