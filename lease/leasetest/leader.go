@@ -20,7 +20,8 @@ type leadership struct {
 	dead    bool
 	foreign bool // it leads another cluster
 
-	putBacks int // of the log, when it began
+	putBacks int           // of the log, when it began
+	since    time.Duration // when it began, by its process's clock
 
 	inflight fsm.Command // what was proposed, wild additions included
 	honest   int         // so many of an Adjust's are the core's own
@@ -51,6 +52,7 @@ func newLeadership(x *process, term uint64) *leadership {
 	w := x.w
 	l := &leadership{w: w, p: x, term: term, putBacks: w.raft.putBacks, proven: w.now}
 	now := x.mono()
+	l.since = now
 	switch w.rule {
 	case RuleNewLeaderForgets:
 		now -= w.plan.TTL.D() + leaseMargin

@@ -273,7 +273,7 @@ func (u *upstream) watchRate(k *keyInfo) {
 
 // levelsDoubted reports whether, at the beginning of a window that ends now, the leader passed on
 // no levels, because its log is an older copy: what a unit has gathered is lost with each
-// hand-over.
+// hand-over. A leader knows of no limit that it is older than its own term.
 func (u *upstream) levelsDoubted(k *keyInfo, window time.Duration) bool {
 	x := u.w.nodes[0] // a log is only put back where there is one server
 	if !x.doubted {
@@ -282,7 +282,11 @@ func (u *upstream) levelsDoubted(k *keyInfo, window time.Duration) bool {
 	l, r := u.table.Governing(k.key), k.key.Resource
 	fill := time.Duration(float64(l.BurstGrains(r)) / l.PerSecond(r) * 1.01 * float64(time.Second))
 	began := x.mono() - drifted(window, x.ppm)
-	return began-x.born < u.w.plan.TTL.D()+leaseMargin+fill+leaseMargin
+	since := x.born
+	if lead := u.w.raft.lead; lead != nil {
+		since = max(since, lead.since)
+	}
+	return began-since < u.w.plan.TTL.D()+leaseMargin+fill+leaseMargin
 }
 
 // tokenTime is how long a token takes to come, and to be used.
