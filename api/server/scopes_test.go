@@ -379,8 +379,8 @@ func TestExplainCountsTheSlotsOfSilentNodes(t *testing.T) {
 	}
 }
 
-// A follower that has not yet seen a grant in its log goes by the leader's: else a rate that was just
-// used up would be explained as free on every other node.
+// A follower that has not yet seen a grant in its log goes by the leader's: else a rate that was
+// just used up would be explained as free on every other node.
 func TestWhatNoNodeHoldsIsByTheLeadersLog(t *testing.T) {
 	b := newBench(t, Config{}, "a", "b") // a leads
 	follower := b.nodes["b"]

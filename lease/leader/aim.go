@@ -86,20 +86,12 @@ func (p *keyPlan) heard() bool {
 // that there is room for. Shares are no matter here: nobody's connection is closed for another's
 // request.
 func (p *keyPlan) keep() {
-	open, left := make([]int64, len(p.rows)), max(p.capacity-p.fixed, 0)
+	open := make([]int64, len(p.rows))
 	for i, r := range p.rows {
 		open[i] = r.open()
 	}
-	shares, _ := divide(left, open, nil)
-	for i, r := range p.rows {
-		r.keeps = shares[i]
-		left -= shares[i]
-	}
-	for i, r := range p.rows {
-		if r.keeps < open[i] && left > 0 {
-			r.keeps++
-			left--
-		}
+	for i, n := range divideAll(p.capacity-p.fixed, open) {
+		p.rows[i].keeps = n
 	}
 }
 

@@ -114,21 +114,11 @@ func (p *keyPlan) cover() {
 
 // promise keeps free slots back for connections, and returns how many of these get none.
 func (p *keyPlan) promise(overhangs []int64) (lacking int64) {
-	shares, _ := divide(p.free, overhangs, nil)
-	give := func(r *row, k int64) {
-		r.promised += k
-		p.free -= k
-		p.back += k
-	}
-	for i, r := range p.rows {
-		give(r, shares[i])
-	}
-	for i, r := range p.rows {
-		if shares[i] < overhangs[i] && p.free > 0 {
-			give(r, 1)
-			shares[i]++
-		}
-		lacking += overhangs[i] - shares[i]
+	for i, n := range divideAll(p.free, overhangs) {
+		p.rows[i].promised += n
+		p.free -= n
+		p.back += n
+		lacking += overhangs[i] - n
 	}
 	return lacking
 }

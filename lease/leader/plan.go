@@ -51,7 +51,7 @@ func (a *Allocator) plan(now time.Duration, st *fsm.State, c *contest) []fsm.Adj
 		add := fsm.Adjustment{Session: r.d.peer.ID, Key: c.key, Delta: r.add * p.unit}
 		switch {
 		case r.add == 0:
-		case p.overhangs && r.says.inUse+r.says.parked > r.held-r.add:
+		case p.overhangs && r.open() > r.held-r.add:
 			covers = append(covers, add)
 		default:
 			adds = append(adds, add)
@@ -88,7 +88,7 @@ func (p *keyPlan) gather(st *fsm.State) {
 				p.spare(r)
 			}
 			if p.overhangs {
-				r.overhang = max(0, r.says.inUse+r.says.parked-r.held)
+				r.overhang = max(0, r.open()-r.held)
 			}
 			p.rows = append(p.rows, r)
 		}

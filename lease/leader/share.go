@@ -50,3 +50,19 @@ func divide(capacity int64, demands, weights []int64) (shares []int64, parts []f
 		return shares, parts
 	}
 }
+
+// divideAll is divide without turns: what is left over goes to the first who lack some.
+func divideAll(capacity int64, demands []int64) []int64 {
+	shares, _ := divide(capacity, demands, nil)
+	left := max(capacity, 0)
+	for _, n := range shares {
+		left -= n
+	}
+	for i := range shares {
+		if shares[i] < demands[i] && left > 0 {
+			shares[i]++
+			left--
+		}
+	}
+	return shares
+}

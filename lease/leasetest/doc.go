@@ -30,8 +30,8 @@
 // Limits that are raised, lowered, removed, set on open connections, and change their shape, with
 // and without evict. In a third of the plans but those in which a log is put back, all limits are
 // written anew, up to five times within a few seconds, once the faults are over: they come, go, are
-// merged and split while requests hold and wait. Requests that wait, time out and give up; connections that are kept alive and
-// used again, or half closed for a while. The upstream accepts and sees ends after a delay: 60 ms
+// merged and split while requests hold and wait. Requests that wait, time out and give up;
+// connections that are kept alive and used again, or half closed for a while. The upstream accepts and sees ends after a delay: 60 ms
 // at most, and up to 250 ms after a process was killed.
 //
 // In half of the plans, limits of the other scopes too, on requests in hand and on how many begin
