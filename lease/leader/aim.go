@@ -96,27 +96,32 @@ func (p *keyPlan) keep() {
 }
 
 // aimAtOverhang asks for slots for connections in use that have none, also of nodes that have too
-// few themselves. Those that nobody uses, and for which there is no slot, are closed.
+// few themselves. Those that nobody uses, and for which there is no slot, are closed; until they
+// are, no node may open another in place of one that has ended, so slots come back for them, too.
 func (p *keyPlan) aimAtOverhang() {
-	lacks := func(r *row) int64 {
-		if r.overhang == 0 {
-			return 0
-		}
-		return max(0, r.says.inUse-r.held-r.promised)
-	}
-	var lacking int64
+	var busy, open int64 // in all, without a slot
 	for _, r := range p.rows {
-		lacking += lacks(r)
+		busy += r.lacksInUse()
+		open += r.lacks()
 	}
 	for _, r := range p.rows {
-		elsewhere := lacking - lacks(r)
-		switch {
-		case r.overhang > 0 && !p.wait:
-			r.lower(r.held + r.promised - elsewhere)
-		case r.overhang == 0 && elsewhere > 0:
-			r.lower(r.held - elsewhere)
+		switch inUse, any := busy-r.lacksInUse(), open-r.lacks(); {
+		case r.overhang == 0 && any == 0, r.overhang > 0 && p.wait:
+		default:
+			r.lower(min(r.held+r.promised-inUse, r.promised+max(0, r.held-any)))
 		}
 	}
+}
+
+// lacks is how many connections are open without a slot, and will not get one.
+func (r *row) lacks() int64 { return r.overhang - r.promised }
+
+// lacksInUse is how many of these are in use.
+func (r *row) lacksInUse() int64 {
+	if r.overhang == 0 {
+		return 0
+	}
+	return max(0, r.says.inUse-r.held-r.promised)
 }
 
 // aimAtShares asks those above their share to come down while others are below theirs, or while the
