@@ -459,6 +459,7 @@ func TestCompletion(t *testing.T) {
 		"GET /v1/hosts?limit=100&prefix=a": {`{"hosts":[` + hostJSON + `]}`},
 		"GET /v1/limits":                   {`{"limits":[` + capless + `]}`},
 		"GET /v1/raft/peers":               {`{"peers":[{"name":"bb"}]}`},
+		"GET /v1/nodes":                    {`{"nodes":[{"name":"proxy-7"}]}`},
 	})
 	for args, want := range map[string]string{
 		"hosts a":           "api.example.com",
@@ -472,6 +473,9 @@ func TestCompletion(t *testing.T) {
 		"limits ":           "apply",
 		"top --sort ":       "granted",
 		"hosts --addr ftp ": ":4",
+		// Of --node, also behind the first argument.
+		"connections --node ":         "proxy-7",
+		"connections close 7 --node ": "proxy-7",
 	} {
 		_, stdout, _ := f.weir(testProcess(), append([]string{"__complete"}, strings.Split(args, " ")...)...)
 		if !strings.Contains(stdout, want) {

@@ -130,12 +130,22 @@ func explain(c *api.Client, err error) error {
 	return err
 }
 
-// complete makes the shell complete a command's first argument with names from the node, quickly or
-// not at all.
+// complete makes the shell complete a command's first argument with names from the node.
 func (f *clientFlags) complete(names func(context.Context, *api.Client, string) []string) cobra.CompletionFunc {
+	flag := f.completeFlag(names)
 	return func(cmd *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
+		if len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return flag(cmd, args, begun)
+	}
+}
+
+// completeFlag makes the shell complete a flag with names from the node, quickly or not at all.
+func (f *clientFlags) completeFlag(names func(context.Context, *api.Client, string) []string) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, _ []string, begun string) ([]string, cobra.ShellCompDirective) {
 		c, err := f.client(cmd)
-		if err != nil || len(args) > 0 {
+		if err != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
 		defer c.CloseIdle()
@@ -153,6 +163,18 @@ func hostNames(ctx context.Context, c *api.Client, begun string) []string {
 	var names []string
 	for _, h := range hosts.Hosts {
 		names = append(names, h.Host)
+	}
+	return names
+}
+
+func nodeNames(ctx context.Context, c *api.Client, _ string) []string {
+	nodes, err := c.Nodes(ctx)
+	if err != nil {
+		return nil
+	}
+	var names []string
+	for _, n := range nodes.Nodes {
+		names = append(names, n.Name)
 	}
 	return names
 }

@@ -33,6 +33,7 @@ the protocol idle and has no client.`,
 	cmd.Flags().StringVar(&q.Client, "client", "", "only those of the workers at this `address`, or in this network, such as 10.1.0.0/16")
 	cmd.Flags().StringVar(&q.User, "user", "", "only those of the user with this `name`")
 	cmd.Flags().StringVar(&q.Node, "node", "", "those of the node with this `name`, or with '*' of all nodes (default the node at --addr)")
+	_ = cmd.RegisterFlagCompletionFunc("node", f.completeFlag(nodeNames))
 	cmd.Flags().IntVar(&q.Limit, "limit", 0, "show at most this `number` (default 10000)")
 	cmd.Flags().StringVar(&q.After, "after", "", "continue after the `place` that an earlier list ended with")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -66,6 +67,7 @@ connections shows beside it; the default is the node at --addr.`,
 		Args:    cobra.ExactArgs(1),
 	}
 	cmd.Flags().StringVar(&node, "node", "", "the `name` of the node that has the connection")
+	_ = cmd.RegisterFlagCompletionFunc("node", f.completeFlag(nodeNames))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ask := func(ctx context.Context, c *api.Client) (api.ConnectionClosed, error) {
 			return c.CloseConnection(ctx, node, args[0])

@@ -124,7 +124,7 @@ func (t *target) patterns(ctx context.Context, c *api.Client, _ string) []string
 func newLimitsGetCommand(f *clientFlags) *cobra.Command {
 	var t target
 	cmd := &cobra.Command{
-		Use:   "get PATTERN",
+		Use:   "get [PATTERN]",
 		Short: "Show the limit with exactly this pattern",
 		Long:  "Show the limit with exactly this pattern. To see which limits apply to a connection, use weir explain HOST.",
 		Example: `  weir limits get api.example.com

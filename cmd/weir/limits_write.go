@@ -17,7 +17,7 @@ import (
 func newLimitsSetCommand(f *clientFlags) *cobra.Command {
 	var l limitFlags
 	cmd := &cobra.Command{
-		Use:   "set PATTERN --connections N",
+		Use:   "set [PATTERN]",
 		Short: "Set one limit, or change part of one",
 		Long: `Set one limit. If the pattern has one already, only the given settings change: its queue stays unless
 --no-queue removes it, none in place of a number removes a cap, and --shared=false ends a shared count. The answer
@@ -101,7 +101,7 @@ func hasStatus(err error, status int) bool {
 func newLimitsDeleteCommand(f *clientFlags) *cobra.Command {
 	var t target
 	cmd := &cobra.Command{
-		Use:   "delete PATTERN",
+		Use:   "delete [PATTERN]",
 		Short: "Delete one limit",
 		Long: `Delete the limit with exactly this pattern. A limit of the nodes' config with the same pattern then applies
 again. A config limit can be deleted too; the next reload of a node whose config has it brings it back.
