@@ -168,7 +168,7 @@ func (g ledger) noteBursts(t *limit.Table) {
 
 // free takes everything from the sessions given and lists it by session, then key. Shares of a rate
 // come back empty: nobody says what was left in them.
-func (g ledger) free(sessions map[uint64]bool) []Adjustment {
+func (g ledger) free(sessions map[uint64]bool, t *limit.Table) []Adjustment {
 	var freed []Adjustment
 	for key, h := range g {
 		for _, s := range h.slots {
@@ -179,7 +179,11 @@ func (g ledger) free(sessions map[uint64]bool) []Adjustment {
 	}
 	slices.SortFunc(freed, compareAdjustments)
 	for i := range freed {
-		g.add(freed[i].Session, freed[i].Key, -freed[i].Delta)
+		key, h := freed[i].Key, g[freed[i].Key]
+		g.addTo(h, freed[i].Session, key, -freed[i].Delta)
+		if key.Resource.IsRate() {
+			h.putBack(t.Governing(key), key.Resource, freed[i].Delta, 0)
+		}
 	}
 	return freed
 }

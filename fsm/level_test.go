@@ -90,6 +90,18 @@ func TestSharesBesideUnitsHoldNothing(t *testing.T) {
 	}
 }
 
+// TestEmptySharesMakeNoRoom: what a lower limit has taken away does not come back with the shares
+// of a session that is closed.
+func TestEmptySharesMakeNoRoom(t *testing.T) {
+	s := NewState()
+	run(t, s, perSecond(9), &OpenSession{Term: 1, Node: "a", Identity: "i"}, &OpenSession{Term: 1, Node: "b", Identity: "i"})
+	moved(t, s, 2, 333_333, 0) // of nine tokens, six stay
+	run(t, s, perSecond(3), &CloseSessions{Term: 1, Sessions: []uint64{2}, Reason: CloseExpired})
+	if got, want := moved(t, s, 3, limit.Shares, 0), "1000000 with 2000000, free 0"; got != want {
+		t.Errorf("after the limit was lowered to a burst of 3: %s, want %s", got, want)
+	}
+}
+
 // What closes without consent comes back empty, and what is taken over.
 func TestSessionsThatEndLeaveEmptyShares(t *testing.T) {
 	for name, end := range map[string]Command{

@@ -186,13 +186,17 @@ func (m *model) open(term uint64, c *OpenSession) Result {
 	return r
 }
 
-// end closes sessions. Shares of rates come back empty: no level changes.
+// end closes sessions. Shares of rates come back empty, and make no room for what a lower limit has
+// taken from the others.
 func (m *model) end(ids ...uint64) []Adjustment {
 	var freed []Adjustment
 	for _, id := range slices.Compact(slices.Sorted(slices.Values(ids))) {
 		delete(m.sessions, id)
 		for _, key := range slices.SortedFunc(maps.Keys(m.grants), limit.Key.Compare) {
 			if n := m.grants[key][id]; n > 0 {
+				if _, bucket := m.capacity(key); key.Resource.IsRate() && bucket.burst > 0 {
+					m.levels[key] = m.freeLevel(key)
+				}
 				freed = append(freed, Adjustment{Session: id, Key: key, Delta: n})
 			}
 			delete(m.grants[key], id)

@@ -170,7 +170,7 @@ func (s *State) end(ids []uint64) []Adjustment {
 	if len(ended) == 0 {
 		return nil
 	}
-	return s.grants.free(ended)
+	return s.grants.free(ended, s.table)
 }
 
 func (s *State) adjust(term uint64, c *Adjust) Result {
