@@ -136,11 +136,28 @@ func (n *Node) Acquire(ctx context.Context, s Subject) (*Permit, error) {
 	if err := p.acquire(ctx); err != nil {
 		return nil, err
 	}
-	if err := n.manager.Take(ctx, &p.subject, p.waited()); err != nil {
+	if err := p.take(ctx); err != nil {
 		p.Release()
 		return nil, n.acquireError(err)
 	}
 	return p, nil
+}
+
+// take takes the tokens of a permit that has all its slots. If a limit on the host, set while it
+// waited for them, has no room for the permit, it takes a slot as if it had none; tokens it then
+// takes anew, because all are for the moment at which it begins.
+func (p *Permit) take(ctx context.Context) error {
+	m := p.node.manager
+	for began, waited := time.Now(), p.waited(); ; {
+		if err := m.Take(ctx, &p.subject, waited); err != nil || !p.hosted || p.slot.Covered() {
+			return err
+		}
+		p.slot.Release()
+		if err := m.Acquire(ctx, &p.slot, p.subject.Host, (*holder)(p)); err != nil {
+			return err
+		}
+		waited = p.request.Waited() + time.Since(began)
+	}
 }
 
 // Hold takes a slot of each limit on connections of scope client and key that client and key are
