@@ -101,33 +101,40 @@ func awaitTotal(t *testing.T, n *weir.Node, waiting int64) {
 	}
 }
 
-// The same holds for permits.
-func TestFirstLimitHoldsForPermitsThatWaitForAToken(t *testing.T) {
+// The same holds for permits, and where a limit on the host is lowered.
+func TestLateLimitHoldsForPermitsThatWaitForAToken(t *testing.T) {
 	t.Parallel()
 	const permits = 5
-	inAll := weir.Limit{Scope: "total", Requests: &weir.Rate{Rate: "1/h", Burst: 1}, Queue: &weir.Queue{Timeout: weir.Duration(time.Minute), Size: 9}}
-	n := start(t, weir.Config{API: "127.0.0.1:0", Limits: []weir.Limit{inAll}})
-	acquired := make(chan error, permits)
-	for range permits {
-		go func() {
-			_, err := n.Acquire(t.Context(), weir.Subject{Host: "127.0.0.1:9"})
-			acquired <- err
-		}()
-	}
-	if err := <-acquired; err != nil {
-		t.Fatal(err)
-	}
-	awaitTotal(t, n, permits-1)
-	if err := n.Limits().Set(t.Context(), weir.HostLimit("127.0.0.1", 1)); err != nil {
-		t.Fatal(err)
-	}
-	inAll.Requests = &weir.Rate{Rate: "1000/s", Burst: 1000}
-	if err := n.Limits().Set(t.Context(), inAll); err != nil {
-		t.Fatal(err)
-	}
-	for range permits - 1 {
-		if err := <-acquired; !errors.As(err, new(*weir.LimitError)) {
-			t.Errorf("a permit that waited for a token is answered %v, although the limit on the host is 1, and 1 is held", err)
-		}
+	for name, before := range map[string][]weir.Limit{"first": nil, "lowered": {weir.HostLimit("127.0.0.1", permits)}} {
+		t.Run(name, func(t *testing.T) {
+			inAll := weir.Limit{Scope: "total", Requests: &weir.Rate{Rate: "1/h", Burst: 1}, Queue: &weir.Queue{Timeout: weir.Duration(time.Minute), Size: 9}}
+			n := start(t, weir.Config{API: "127.0.0.1:0", Limits: append(before, inAll)})
+			acquired := make(chan error, permits)
+			for range permits {
+				go func() {
+					p, err := n.Acquire(t.Context(), weir.Subject{Host: "127.0.0.1:9"})
+					if err == nil {
+						t.Cleanup(p.Release)
+					}
+					acquired <- err
+				}()
+			}
+			if err := <-acquired; err != nil {
+				t.Fatal(err)
+			}
+			awaitTotal(t, n, permits-1)
+			if err := n.Limits().Set(t.Context(), weir.HostLimit("127.0.0.1", 1)); err != nil {
+				t.Fatal(err)
+			}
+			inAll.Requests = &weir.Rate{Rate: "1000/s", Burst: 1000}
+			if err := n.Limits().Set(t.Context(), inAll); err != nil {
+				t.Fatal(err)
+			}
+			for range permits - 1 {
+				if err := <-acquired; !errors.As(err, new(*weir.LimitError)) {
+					t.Errorf("a permit that waited for a token is answered %v, although the limit on the host is 1, and 1 is held", err)
+				}
+			}
+		})
 	}
 }

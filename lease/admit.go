@@ -106,7 +106,10 @@ func (n *Node) Covered(s *Slot) bool {
 	q := lockPart(s)
 	defer q.mu.Unlock()
 	p := q.pool
-	return !s.after || !p.enforced() || q.open <= q.granted && (p.target < 0 || q.open <= p.target)
+	if !p.enforced() || !s.after && int64(s.since) >= n.limitsAt.Load() {
+		return true
+	}
+	return q.open <= q.granted && q.open <= p.limit.Connections && (p.target < 0 || q.open <= p.target)
 }
 
 // Live reports whether a slot's connection may be used at this moment, as [Slot.Live] says.

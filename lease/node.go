@@ -47,10 +47,11 @@ type Node struct {
 	cluster  string // the id of the node's cluster; "" until its first session
 	expiry   Expiry
 
-	gate  gate
-	table atomic.Pointer[limit.Table] // nil until the limits are known
-	pools pools
-	hosts byName // where a pool counts all connections to the host
+	gate     gate
+	table    atomic.Pointer[limit.Table] // nil until the limits are known
+	limitsAt atomic.Int64                // when they came last
+	pools    pools
+	hosts    byName // where a pool counts all connections to the host
 
 	book
 	walk

@@ -155,6 +155,13 @@ func (p *pool) capped() bool { return p.limit.Caps(p.key.Resource) }
 // enforced reports whether the limit refuses anything. Needs the pool's lock.
 func (p *pool) enforced() bool { return p.capped() && !p.limit.Report }
 
+// above reports whether nothing new may start because the node holds more than it is to come down
+// to, or than a lowered limit allows, of which the leader has yet to say who comes down. Needs the
+// pool's lock, and a limit.
+func (p *pool) above() bool {
+	return p.target >= 0 && p.granted > p.target || p.granted > p.limit.Connections && !p.limit.Report
+}
+
 // tryLocked needs the pool's lock.
 func (p *pool) tryLocked(now time.Duration, s *Slot, table *limit.Table, gate *gate) verdict {
 	switch {
@@ -168,8 +175,8 @@ func (p *pool) tryLocked(now time.Duration, s *Slot, table *limit.Table, gate *g
 		return verdictShort
 	case !gate.admitsAt(now):
 		return verdictNoLease
-	case p.free() <= 0 || p.waiters.len() > 0 || p.target >= 0 && p.granted > p.target:
-		return verdictShort // whoever waits goes first; and above a target nothing new starts
+	case p.free() <= 0 || p.waiters.len() > 0 || p.above():
+		return verdictShort // whoever waits goes first
 	}
 	p.begin(now, s)
 	return verdictAdmitted

@@ -37,6 +37,7 @@ func (n *Node) takeLimits(now time.Duration, m *leasepb.Limits) error {
 // them.
 func (n *Node) setLimits(now time.Duration, table *limit.Table) {
 	old := n.table.Load()
+	n.limitsAt.Store(int64(now))
 	n.table.Store(table)
 	if old != nil && old.ShapeIndex == table.ShapeIndex && old.Index < table.Index {
 		n.regoverning = append(slices.Clone(n.all), n.awaitedAlone()...)

@@ -215,7 +215,7 @@ func TestNotCoveredUntilThereIsRoom(t *testing.T) {
 	if err := n.assigned(5, &leasepb.Assign{Targets: []*leasepb.Target{tell}}); err != nil {
 		t.Fatal(err)
 	}
-	n.grant(key, 2)
+	n.grant(key, 1)
 	slots[2] = NewSlot(to(t, "up"), newHolder())
 	if ok, err := n.tryAcquire(6, slots[2], n.table.Load()); !ok {
 		t.Fatal(err)
@@ -225,4 +225,28 @@ func TestNotCoveredUntilThereIsRoom(t *testing.T) {
 		t.Fatal(err)
 	}
 	covered(true, "on a slot of its own, which is wanted elsewhere")
+}
+
+// TestNothingStartsAboveALoweredLimit: a node that holds more than a lowered limit allows starts
+// nothing, also before the leader has said who is to come down.
+func TestNothingStartsAboveALoweredLimit(t *testing.T) {
+	n := inSession(1, 1)
+	n.setLimits(0, limit.NewTable(1, 1, []limit.Limit{kit.Limit(t, "up", 5, limit.Queue{})}))
+	key := limit.HostConnections("up")
+	n.grant(key, 4)
+	first, second := NewSlot(to(t, "up"), newHolder()), NewSlot(to(t, "up"), newHolder())
+	if ok, err := n.tryAcquire(1, first, n.table.Load()); !ok {
+		t.Fatal(err)
+	}
+	n.setLimits(2, limit.NewTable(2, 1, []limit.Limit{kit.Limit(t, "up", 3, limit.Queue{})}))
+	if ok, _ := n.tryAcquire(3, second, n.table.Load()); ok {
+		t.Fatal("a connection was admitted on 4 slots; the limit is 3")
+	}
+	tell := &leasepb.Target{Key: fsmpb.KeyOf(key), Seq: 1, Slots: 3}
+	if err := n.assigned(4, &leasepb.Assign{Targets: []*leasepb.Target{tell}}); err != nil {
+		t.Fatal(err)
+	}
+	if ok, err := n.tryAcquire(5, second, n.table.Load()); !ok {
+		t.Errorf("on the 3 slots that are left, none was: %v", err)
+	}
 }

@@ -32,6 +32,7 @@ type Request struct {
 	prev, next *Request
 	needed     [len(requestScopes)]bool // the slots that Begin gets
 	late       [len(requestScopes)]bool // those that a later limit has made it hold
+	waitsFor   int                      // the place of the slot that Begin waits for, from 1 on; 0: none
 }
 
 // requestShards is how many lists there are: more make it rarer that two requests want one at once.
@@ -111,7 +112,7 @@ func (n *Node) Enter(r *Request) {
 		r.next.prev = r
 	}
 	shard.head = r
-	r.needed, r.late = [len(requestScopes)]bool{}, [len(requestScopes)]bool{}
+	r.needed, r.late, r.waitsFor = [len(requestScopes)]bool{}, [len(requestScopes)]bool{}, 0
 	if table := n.table.Load(); table != nil {
 		for i, scope := range requestScopes {
 			if table.Caps(scope, limit.Connections) {
@@ -167,6 +168,30 @@ func (r *Request) Got(s *Slot) {
 	for i := range slots {
 		if s == &slots[i] {
 			r.had[i] = true
+		}
+	}
+	if r.waitsFor > 0 { // which only whoever waits sets
+		r.shard.mu.Lock()
+		r.waitsFor = 0
+		r.shard.mu.Unlock()
+	}
+}
+
+// reach notes for which slot a request is about to wait. Those behind it in the order come in their
+// turn, also where a limit that was set meanwhile has made the request hold them: else it would
+// wait with a slot for which the holder of this one may wait.
+func (n *Node) reach(now time.Duration, s *Slot) {
+	r := s.request
+	if r == nil || r.shard == nil {
+		return
+	}
+	r.shard.mu.Lock()
+	defer r.shard.mu.Unlock()
+	r.waitsFor = slices.Index(requestScopes[:], s.scope) + 1
+	for i := r.waitsFor; i < len(requestScopes); i++ {
+		if r.late[i] {
+			r.late[i], r.needed[i] = false, true
+			n.Release(now, &r.slots.Load()[i])
 		}
 	}
 }
@@ -293,6 +318,10 @@ func (n *Node) claim(now time.Duration, r *Request, table *limit.Table) {
 		}
 		l, name := table.Find(scope, r.subject)
 		if !l.Caps(limit.Connections) {
+			continue
+		}
+		if r.waitsFor > 0 && i >= r.waitsFor {
+			r.needed[i] = true // it has yet to come to it
 			continue
 		}
 		r.late[i] = true

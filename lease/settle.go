@@ -74,7 +74,7 @@ func (n *Node) settle(now time.Duration, p *pool) {
 // fence: a process that was stopped may find a grant on its stream before its timer says that the
 // lease is over. Needs the pool's lock.
 func (n *Node) mayAdmit(now time.Duration, p *pool) bool {
-	return n.gate.admitsAt(now) && p.limit.Connections > 0 && (p.target < 0 || p.granted <= p.target)
+	return n.gate.admitsAt(now) && p.limit.Connections > 0 && !p.above()
 }
 
 func (n *Node) admit(now time.Duration, p *pool) {

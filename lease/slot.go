@@ -132,9 +132,9 @@ func (s *Slot) Lasts() { s.manager.lasts(s) }
 func (s *Slot) Live() bool { return s.manager.node.Live(s, s.manager.cfg.Clock) }
 
 // Covered reports whether a connection may be opened that has waited for something else since it was
-// admitted. A limit that was set meanwhile counts it, but may have no room for it, also where the
-// node has a slot, which is for those that are open already. Then the slot is to be given back and
-// acquired anew: what is not open yet must wait until the count has come down.
+// admitted. A limit that was set or lowered meanwhile counts it, but may have no room for it, also
+// where the node has a slot, which is for those that are open already. Then the slot is to be given
+// back and acquired anew: what is not open yet must wait until the count has come down.
 func (s *Slot) Covered() bool { return s.manager.node.Covered(s) }
 
 // Limited reports whether the connection counts against a limit.

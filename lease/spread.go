@@ -29,7 +29,7 @@ func (p *pool) noteCrowd() {
 	n := int64(min(2*runtime.GOMAXPROCS(0), maxParts))
 	share := int64(0)
 	if p.limit.Capped() {
-		if share = p.free() / n; share < sharePerPart {
+		if share = p.free() / n; share < sharePerPart || p.above() {
 			return
 		}
 	}

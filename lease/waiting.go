@@ -160,6 +160,7 @@ func (n *Node) Acquire(now time.Duration, s *Slot, done func(error)) (*Waiter, e
 	if table == nil {
 		return nil, ErrNoLease
 	}
+	n.reach(now, s)
 	_, key := s.match(table)
 	p := n.pool(now, key)
 	n.lock(p)

@@ -36,6 +36,9 @@ func (p *keyPlan) aim() {
 	if over > 0 || shortage > 0 {
 		p.aimAtShares(over)
 	}
+	if over > 0 && p.overhangs {
+		p.aimAtExcess()
+	}
 	if overhang > 0 {
 		p.aimAtOverhang()
 	}
@@ -95,9 +98,29 @@ func (p *keyPlan) keep() {
 	}
 }
 
+// aimAtExcess lets nobody open a connection, not within its share either, while more are open than
+// a limit that was lowered allows. Where idle ones are to be closed, the nodes that have some are
+// bound by those in use alone, or each of them would close as many as are to be closed in all.
+func (p *keyPlan) aimAtExcess() {
+	busy, open := p.fixed-p.capacity, p.fixed-p.capacity
+	for _, r := range p.rows {
+		busy += r.says.inUse
+		open += r.open()
+	}
+	for _, r := range p.rows {
+		switch {
+		case busy > 0:
+			r.lower(r.says.inUse - busy)
+		case open > 0 && r.says.parked == 0:
+			r.lower(r.says.inUse - open)
+		}
+	}
+}
+
 // aimAtOverhang asks for slots for connections in use that have none, also of nodes that have too
 // few themselves. Those that nobody uses, and for which there is no slot, are closed; until they
 // are, no node may open another in place of one that has ended, so slots come back for them, too.
+// What is known only once all nodes have spoken changes no node's target.
 func (p *keyPlan) aimAtOverhang() {
 	var busy, open int64 // in all, without a slot
 	for _, r := range p.rows {
@@ -105,9 +128,13 @@ func (p *keyPlan) aimAtOverhang() {
 		open += r.lacks()
 	}
 	for _, r := range p.rows {
-		switch inUse, any := busy-r.lacksInUse(), open-r.lacks(); {
-		case r.overhang == 0 && any == 0, r.overhang > 0 && p.wait:
-		default:
+		inUse, any := max(0, busy-r.lacksInUse()-p.gated), max(0, open-r.lacks()-p.gated)
+		switch {
+		case r.overhang > 0 && p.wait:
+			if r.d.sent.slots >= 0 {
+				r.lower(r.d.sent.slots / p.unit)
+			}
+		case r.overhang > 0 || any > 0:
 			r.lower(min(r.held+r.promised-inUse, r.promised+max(0, r.held-any)))
 		}
 	}

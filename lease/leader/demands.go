@@ -28,6 +28,8 @@ type contest struct {
 	wakeIndex      int           // among the wakes
 	passed         uint64        // the table up to which the key has passed the gate
 	gatedSince     time.Duration // has waited at it since; 0: does not
+	gatedFor       uint64        // the table that it waits for
+	gatedAnew      time.Duration // has waited for that one since
 	contendedUntil time.Duration
 	planned        time.Duration // when it was planned last
 	tight          bool          // more was wanted then than there was

@@ -93,15 +93,19 @@ func (a *Allocator) gateClosed(now time.Duration, st *fsm.State, c *contest, l *
 	if c.gatedSince == 0 {
 		c.gatedSince = now
 	}
+	if c.gatedFor != since { // nodes have to hear of one more change
+		c.gatedFor, c.gatedAnew = since, now
+	}
+	until = min(c.gatedAnew+gatePatience, c.gatedSince+gatePatienceMost)
 	said := true
 	for _, peer := range a.order {
 		if a.eligible(now, peer) && peer.limits < since {
 			said = false
 		}
 	}
-	if said || since == a.gate.first && st.Granted(c.key) > 0 || now >= c.gatedSince+gatePatience {
+	if said || since == a.gate.first && st.Granted(c.key) > 0 || now >= until {
 		c.passed, c.gatedSince = since, 0
 		return 0, false
 	}
-	return c.gatedSince + gatePatience, true
+	return until, true
 }

@@ -12,6 +12,8 @@ const (
 	// gatePatience bounds how long a newly counted key waits for all nodes to say what they have
 	// open.
 	gatePatience = time.Second
+	// gatePatienceMost bounds it where limits change again and again meanwhile.
+	gatePatienceMost = 5 * gatePatience
 	// maxOwed bounds the slot-time that a node is owed.
 	maxOwed = time.Second
 )
@@ -29,6 +31,7 @@ type keyPlan struct {
 	fixed  int64 // held by sessions that can't be asked: they are dead, cut off, or have not reported yet
 	free   int64 // may be granted now
 	back   int64 // free, but held back for a moment
+	gated  int64 // of these, until all nodes have said what they have open
 	spared int64 // last units that count as in use
 	tight  bool  // more is wanted than there is
 	wait   bool  // grants are held back for a moment: slots rest, or nodes have yet to say what they have open
@@ -137,6 +140,7 @@ func (p *keyPlan) hold(st *fsm.State) {
 		return
 	}
 	if until, closed := p.a.gateClosed(p.now, st, p.c, p.limit); closed {
+		p.gated = p.free
 		p.holdUntil(until, p.free)
 	}
 }

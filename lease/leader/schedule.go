@@ -31,6 +31,7 @@ type schedule struct {
 	sheet  sheet
 
 	batch     uint64
+	judgedBy  uint64 // the table by which the newest of them was made
 	inflight  fsm.Command
 	gather    time.Duration // no slots are adjusted before this
 	notBefore time.Duration // a new leader grants nothing before this; the very first need not wait
@@ -140,6 +141,7 @@ func (a *Allocator) adjust(now time.Duration, st *fsm.State) fsm.Command {
 		return nil
 	}
 	a.batch++
+	a.judgedBy = st.Table().Index
 	return &fsm.Adjust{Term: a.term, Batch: a.batch, Adjustments: append(less, more...), Forget: forget}
 }
 
@@ -180,11 +182,17 @@ func (a *Allocator) adjusted(now time.Duration, st *fsm.State, cmd *fsm.Adjust, 
 
 // early is how many slots of a grant may not be used, though the log has room for them: while the
 // grant was on its way, the limit was lowered, and slots rest of which the log knows nothing; or the
-// patterns changed, and connections may count under its key of which nobody knows yet.
+// patterns changed, and connections or slots that rest may count under its key that did not then.
 func (a *Allocator) early(now time.Duration, st *fsm.State, grant fsm.Adjustment) int64 {
 	l, c := st.Table().Governing(grant.Key), a.keys[grant.Key]
 	if grant.Key.Resource.IsRate() || !l.Caps(grant.Key.Resource) {
 		return 0
+	}
+	if now < a.notBefore {
+		return grant.Delta
+	}
+	if a.gate.follow(now, a.ttl, st.Table()); !l.Report && a.gate.since(grant.Key, l) > a.judgedBy {
+		return grant.Delta
 	}
 	if c != nil && !l.Report {
 		if _, closed := a.gateClosed(now, st, c, l); closed {
