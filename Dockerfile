@@ -22,7 +22,7 @@ FROM scratch
 ARG VERSION=dev
 ARG COMMIT=unknown
 LABEL org.opencontainers.image.title="weir" \
-      org.opencontainers.image.description="A cluster of forward proxies that enforces connection limits per host" \
+      org.opencontainers.image.description="A cluster of forward proxies that enforces limits across all its nodes" \
       org.opencontainers.image.licenses="MPL-2.0" \
       org.opencontainers.image.source="https://github.com/weirproxy/weir" \
       org.opencontainers.image.version="$VERSION" \

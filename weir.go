@@ -1,5 +1,5 @@
-// Package weir runs a node of weir inside a Go program: an HTTP proxy that holds upstream hosts to
-// their limits, and permits for programs that make their connections themselves.
+// Package weir runs a node of weir inside a Go program: a forward proxy that enforces limits, and
+// permits for programs that make their connections themselves.
 //
 //	node, err := weir.Start(ctx, weir.Config{
 //		Proxy:  "127.0.0.1:0",

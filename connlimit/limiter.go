@@ -8,7 +8,7 @@ import (
 
 // Limiter enforces a Config. Make one with New; the zero Limiter has the zero Config, until
 // SetConfig gives it another. All its methods may be called at any time, from any goroutine. It
-// runs no goroutines of its own, and needs no closing.
+// needs no closing: its goroutines end with the connections that they wait for or watch.
 type Limiter struct {
 	mu            sync.Mutex             // held by whoever changes config
 	config        atomic.Pointer[Config] // nil: nobody has used the zero Limiter yet

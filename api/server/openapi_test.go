@@ -22,6 +22,7 @@ import (
 	validation "github.com/pb33f/libopenapi-validator/errors"
 
 	"github.com/weirproxy/weir/api"
+	"github.com/weirproxy/weir/limit"
 )
 
 // contract checks requests and answers against openapi.json. Building it is costly, so the tests
@@ -225,6 +226,48 @@ func TestOpenAPIHasEveryRoute(t *testing.T) {
 	slices.Sort(told)
 	if diff := cmp.Diff(served, told); diff != "" {
 		t.Errorf("routes (-) and openapi.json (+): %s", diff)
+	}
+}
+
+// TestOpenAPIScopesWithNames: where a path has a pattern or a name, its scope is one that has any.
+func TestOpenAPIScopesWithNames(t *testing.T) {
+	var doc struct {
+		Paths map[string]map[string]struct {
+			Parameters []struct {
+				Name, In string
+				Schema   struct{ Enum []string }
+			}
+		}
+	}
+	if err := json.Unmarshal(openAPI, &doc); err != nil {
+		t.Fatal(err)
+	}
+	var want []string
+	for _, s := range limit.Scopes {
+		if !s.Bare() {
+			want = append(want, s.String())
+		}
+	}
+	slices.Sort(want)
+	found := 0
+	for path, operations := range doc.Paths {
+		if !strings.Contains(path, "{scope}/") {
+			continue
+		}
+		for method, operation := range operations {
+			for _, p := range operation.Parameters {
+				if p.In != "path" || p.Name != "scope" {
+					continue
+				}
+				found++
+				if got := slices.Sorted(slices.Values(p.Schema.Enum)); !slices.Equal(got, want) {
+					t.Errorf("%s %s takes the scopes %v, want %v", method, path, got, want)
+				}
+			}
+		}
+	}
+	if found != 4 {
+		t.Errorf("%d operations with a scope and a name, want 4", found)
 	}
 }
 

@@ -22,7 +22,7 @@ func newAgentCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "agent",
 		Short: "Run a node",
-		Long: `Run one node: a forward proxy that shares its connection limits with the other nodes of its cluster.
+		Long: `Run one node: a forward proxy that shares its limits with the other nodes of its cluster.
 
 On SIGTERM or SIGINT the node drains, gives back every slot and exits 0; a second signal stops it at once. SIGHUP reloads.`,
 		Example: `  weir agent --dev
@@ -36,7 +36,7 @@ On SIGTERM or SIGINT the node drains, gives back every slot and exits 0; a secon
 			return runAgent(cmd.Context(), source{paths: paths, dev: dev})
 		},
 	}
-	cmd.Flags().StringArrayVar(&paths, "config", nil, "a config file, or a directory of *.hcl; may be repeated")
+	cmd.Flags().StringArrayVar(&paths, "config", nil, "the `path` of a config file, or of a directory of *.hcl; may be repeated")
 	cmd.Flags().BoolVar(&dev, "dev", false, "one node, in memory, on loopback: proxy 127.0.0.1:8080, API 127.0.0.1:8081")
 	return cmd
 }

@@ -50,7 +50,7 @@ lists whatever could not be collected.`,
 	var seconds int
 	var out string
 	cmd.Flags().BoolVar(&all, "all", false, "from every node, not only from the one asked")
-	cmd.Flags().IntVar(&seconds, "seconds", profileSecondsDefault, "length of the processor profile; 0: none")
+	cmd.Flags().IntVar(&seconds, "seconds", profileSecondsDefault, "the `number` of seconds that the processor profile takes; 0: none")
 	cmd.Flags().StringVar(&out, "out", "", "the archive's `file`")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if seconds < 0 || seconds > profileSecondsMost {

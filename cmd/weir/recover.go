@@ -48,7 +48,7 @@ might grant to another.`,
 			return recoverServer(cmd, cfg, yes)
 		},
 	}
-	cmd.Flags().StringArrayVar(&paths, "config", nil, "the node's config file, or directory of *.hcl; may be repeated")
+	cmd.Flags().StringArrayVar(&paths, "config", nil, "the `path` of the node's config file, or of its directory of *.hcl; may be repeated")
 	cmd.Flags().BoolVar(&yes, "yes", false, "don't ask")
 	return cmd
 }

@@ -99,9 +99,9 @@ const (
 
 // newRootCommand puts the commands together; node are those that run or prepare a node.
 func newRootCommand(p *process, node ...*cobra.Command) *cobra.Command {
-	root := newGroup("weir", "A cluster of forward proxies that enforces connection limits per host")
+	root := newGroup("weir", "A cluster of forward proxies that enforces limits across all its nodes")
 	root.Long = `weir is a cluster of forward proxies. However many nodes there are, and whichever of them a worker goes
-through, an upstream host never sees more concurrent connections than its limit.
+through, an upstream never sees more connections, requests and bytes than its limit allows.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage.`
 	root.Example = `  weir agent --dev

@@ -105,8 +105,9 @@ type snapshotInfo struct {
 type snapshotSession struct {
 	ID    uint64 `json:"id"`
 	Node  string `json:"node"`
-	Hosts int    `json:"hosts"` // of which it holds slots
-	Slots int64  `json:"slots"`
+	Names int    `json:"names"` // hosts, clients and the like of which it holds slots
+	Slots int64  `json:"slots"` // of these names together
+	Rates int    `json:"rates"` // of which it holds a part
 }
 
 func describeSnapshot(s *fsm.Summary) snapshotInfo {
@@ -118,7 +119,7 @@ func describeSnapshot(s *fsm.Summary) snapshotInfo {
 		info.Limits = append(info.Limits, api.LimitOf(&s.Limits[i]))
 	}
 	for _, one := range s.Sessions {
-		info.Sessions = append(info.Sessions, snapshotSession{ID: one.ID, Node: one.Node, Hosts: one.Keys, Slots: one.Slots})
+		info.Sessions = append(info.Sessions, snapshotSession{ID: one.ID, Node: one.Node, Names: one.Keys, Slots: one.Slots, Rates: one.Rates})
 	}
 	return info
 }
@@ -146,9 +147,9 @@ func showSnapshot(w io.Writer, s snapshotInfo) error {
 		return nil
 	}
 	fmt.Fprintln(w)
-	sessions := table{header: []string{"NODE", "-SESSION", "-HOSTS", "-SLOTS"}}
+	sessions := table{header: []string{"NODE", "-SESSION", "-NAMES", "-SLOTS", "-RATES"}}
 	for _, one := range s.Sessions {
-		sessions.add(one.Node, strconv.FormatUint(one.ID, 10), strconv.Itoa(one.Hosts), strconv.FormatInt(one.Slots, 10))
+		sessions.add(one.Node, strconv.FormatUint(one.ID, 10), strconv.Itoa(one.Names), strconv.FormatInt(one.Slots, 10), strconv.Itoa(one.Rates))
 	}
 	return sessions.write(w)
 }

@@ -63,7 +63,7 @@ func TestSnapshotInspect(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, out)
 		}
 	}
-	for _, row := range []string{"host x.org 5 - - - - - - - no enforce api 3", "host * 25 - - - - - - - no enforce config 1", "a 2 1 3"} {
+	for _, row := range []string{"host x.org 5 - - - - - - - no enforce api 3", "host * 25 - - - - - - - no enforce config 1", "a 2 1 3 0"} {
 		if !strings.Contains(strings.Join(strings.Fields(out), " "), row) {
 			t.Errorf("no row %q in\n%s", row, out)
 		}
@@ -78,6 +78,24 @@ func TestSnapshotInspect(t *testing.T) {
 	}
 	if code, _, stderr := f.weir(testProcess(), "snapshot", "inspect", path); code != 1 || !strings.Contains(stderr, "damaged") {
 		t.Errorf("cut short: %d %s", code, stderr)
+	}
+}
+
+// TestSnapshotSessions: names are those of every scope, and rates are shown beside the slots.
+func TestSnapshotSessions(t *testing.T) {
+	info := describeSnapshot(&fsm.Summary{Sessions: []fsm.SessionSummary{
+		{Session: fsm.Session{ID: 5, Node: "a"}, Keys: 2, Slots: 4, Rates: 3},
+	}})
+	var out strings.Builder
+	if err := showSnapshot(&out, info); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(strings.Fields(out.String()), " "); !strings.HasSuffix(got, "NODE SESSION NAMES SLOTS RATES a 5 2 4 3") {
+		t.Errorf("shown as\n%s", out.String())
+	}
+	b, err := json.Marshal(info.Sessions[0])
+	if want := `{"id":5,"node":"a","names":2,"slots":4,"rates":3}`; err != nil || string(b) != want {
+		t.Errorf("%s, %v, want %s", b, err, want)
 	}
 }
 

@@ -42,7 +42,7 @@ type made struct {
 
 func (m *made) flags(cmd *cobra.Command, days int) {
 	cmd.Flags().StringVar(&m.dir, "out", ".", "the `directory` to write to")
-	cmd.Flags().IntVar(&m.days, "days", days, "days until it expires")
+	cmd.Flags().IntVar(&m.days, "days", days, "the `number` of days until it expires")
 	cmd.Flags().BoolVar(&m.force, "force", false, "replace existing files")
 }
 
