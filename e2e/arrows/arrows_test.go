@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -16,8 +17,21 @@ type listed struct {
 	Imports, TestImports, XTestImports []string
 }
 
+// builds are the ways in which the module is built; each has files that the others leave out.
+var builds = []struct{ system, tags string }{
+	{"linux", ""}, {"darwin", ""}, {"freebsd", ""}, // no system that weir runs on: what the libraries have for the others
+	{"linux", "faults"}, {"linux", "portable"}, {"linux", "race"}, {"linux", "logversion1"}, {"linux", "logversion2"},
+}
+
 func TestTree(t *testing.T) {
-	cmd := exec.Command("go", "list", "-e", "-json=ImportPath,Imports,TestImports,XTestImports", module+"/...")
+	for _, b := range builds {
+		t.Run(strings.TrimSpace(b.system+" "+b.tags), func(t *testing.T) { checkTree(t, b.system, b.tags) })
+	}
+}
+
+func checkTree(t *testing.T, system, tags string) {
+	cmd := exec.Command("go", "list", "-e", "-tags="+tags, "-json=ImportPath,Imports,TestImports,XTestImports", module+"/...")
+	cmd.Env = append(os.Environ(), "GOOS="+system, "CGO_ENABLED=0")
 	out, err := cmd.Output()
 	if err != nil {
 		var exit *exec.ExitError
