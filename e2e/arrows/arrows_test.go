@@ -19,9 +19,10 @@ type listed struct {
 	Imports, TestImports, XTestImports []string
 }
 
-// builds are the ways in which the module is built; each has files that the others leave out.
+// builds are the ways in which the module is built; each has files that the others leave out. No
+// node runs on FreeBSD: it stands for the systems for which the libraries alone have files.
 var builds = []struct{ system, tags string }{
-	{"linux", ""}, {"darwin", ""}, {"freebsd", ""}, // no system that weir runs on: what the libraries have for the others
+	{"linux", ""}, {"darwin", ""}, {"freebsd", ""},
 	{"linux", "faults"}, {"linux", "portable"}, {"linux", "race"}, {"linux", "logversion1"}, {"linux", "logversion2"},
 }
 

@@ -83,7 +83,7 @@ func write(t *testing.T, root, name, text string) {
 	}
 }
 
-// makeOld sets all times to one that is past: a test that reads what has just changed is always run.
+// makeOld sets all times to one in the past: a test that reads what has just changed is always run.
 func makeOld(t *testing.T, root string) {
 	t.Helper()
 	old := time.Unix(1_700_000_000, 0)

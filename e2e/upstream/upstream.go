@@ -70,8 +70,8 @@ func (s *Server) Stats() Stats {
 	return s.meter.stats(time.Now())
 }
 
-// Reset begins a new period: totals and the mean start at zero, the peak at what is open. It returns
-// what was counted in the period that it ends.
+// Reset begins a new period: totals and the mean start at zero, the peak at what is open. It
+// returns what was counted in the period that it ends.
 func (s *Server) Reset() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
