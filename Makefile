@@ -49,6 +49,9 @@ UNIT = $$($(GO) list ./... | grep -v -e '/e2e$$' -e '/lease/leasetest$$')
 .PHONY: build cluster demo test unit e2e partitions long recipes linear handshakes names screenshots docs sim check format vet lint tidy deploy arrows vuln release reproducible bench pgo gobench fuzz proto needs clean help
 .DEFAULT_GOAL := build
 
+# One after the other, also with -j: needs comes before the tests, and what measures has the machine to itself.
+.NOTPARALLEL:
+
 build: ## build bin/weir
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/weir ./cmd/weir
 
@@ -70,7 +73,7 @@ unit: # all tests but the end-to-end ones
 
 e2e: # the built binary, as real processes; -v prints what was measured
 	@[ "$$(id -u)" = 0 ] || echo "*** NOT TESTED: partitions need root ***" >&2
-	$(GO) test -race -v -parallel 4 -skip '$(LONG)|$(ALONE)' -timeout 20m ./e2e
+	$(GO) test -count 1 -race -v -parallel 4 -skip '$(LONG)|$(ALONE)' -timeout 20m ./e2e
 
 partitions: needs ## cut real nodes off from each other; needs root (COUNT=10: ten times)
 	@[ "$$(id -u)" = 0 ] || { echo "*** NOT TESTED: partitions need root ***" >&2; exit 1; }
@@ -79,30 +82,31 @@ partitions: needs ## cut real nodes off from each other; needs root (COUNT=10: t
 long: needs ## run the long tests: what other systems have instead of some of Linux's calls, sick disks, clocks and networks, upgrades, ROUNDS_LONG (10) rounds of two clusters and of limits of every kind under faults, SEEDS_LONG seeds of the simulation
 	@[ "$$(id -u)" = 0 ] || echo "*** NOT TESTED: partitions, disks and namespaces need root ***" >&2
 	$(GO) test -race -tags portable ./proxy ./proxy/sock
-	WEIR_E2E_ROUNDS=$(ROUNDS_LONG) $(GO) test -race -v -run '$(LONG)' -parallel 4 -timeout 40m ./e2e
-	$(GO) test -v -run '$(ALONE)' ./e2e
+	WEIR_E2E_ROUNDS=$(ROUNDS_LONG) $(GO) test -count 1 -race -v -run '$(LONG)' -parallel 4 -timeout 40m ./e2e
+	$(GO) test -count 1 -v -run '$(ALONE)' ./e2e
 	$(GO) run ./lease/leasetest/sim -seeds $(SEEDS_LONG) -first $(FIRST_LONG)
 
 # The packages of npm are those of e2e/testdata/node, in the versions that its lock file names.
-recipes: ## run the lines of docs/workers.md with the clients that they are for; first installs these, if it may
+recipes: ## run the lines of docs/workers.md with the clients that they are for; first installs these; needs root
+	@[ "$$(id -u)" = 0 ] || { echo "*** NOT TESTED: recipes need root: the nodes get an /etc/resolv.conf of their own ***" >&2; exit 1; }
 	@sh e2e/needs.sh recipes
 	@mkdir -p bin/recipes && cp e2e/testdata/node/package.json e2e/testdata/node/package-lock.json bin/recipes/
 	cd bin/recipes && npm ci --ignore-scripts --no-audit --no-fund
-	WEIR_E2E_RECIPES=1 $(GO) test -v -run '^TestRecipes' -parallel 4 ./e2e
+	WEIR_E2E_RECIPES=1 $(GO) test -count 1 -v -run '^TestRecipes' -parallel 4 ./e2e
 
 linear: needs ## check that limits are linearisable, under faults for LINEAR (10m)
-	WEIR_E2E_LINEAR=$(LINEAR) $(GO) test -race -v -run '^TestLimitsAreLinearisable' -timeout 0 ./e2e
+	WEIR_E2E_LINEAR=$(LINEAR) $(GO) test -count 1 -race -v -run '^TestLimitsAreLinearisable' -timeout 0 ./e2e
 
 handshakes: ## make up HANDSHAKES (1000000) SOCKS5 handshakes, and see that nothing is left of them
 	$(GO) test -v -run '^TestSOCKSHandshakes$$' -timeout 0 ./proxy -handshakes $(HANDSHAKES)
 
 names: needs ## ask one of three nodes for NAMES (1000000) host names, each under a limit; needs root
 	@[ "$$(id -u)" = 0 ] || { echo "names need root: the nodes get an /etc/resolv.conf of their own" >&2; exit 1; }
-	WEIR_E2E_NAMES=$(NAMES) $(GO) test -v -run '^TestManyNames$$' -timeout 0 ./e2e
+	WEIR_E2E_NAMES=$(NAMES) $(GO) test -count 1 -v -run '^TestManyNames$$' -timeout 0 ./e2e
 
 screenshots: needs ## write docs/ui/*.png: the page in Chromium, with three nodes under load; needs root
 	@[ "$$(id -u)" = 0 ] || { echo "screenshots need root: the nodes get an /etc/hosts of their own" >&2; exit 1; }
-	WEIR_E2E_SCREENSHOTS='$(CURDIR)/docs/ui' $(GO) test -v -run '^TestScreenshots$$' ./e2e
+	WEIR_E2E_SCREENSHOTS='$(CURDIR)/docs/ui' $(GO) test -count 1 -v -run '^TestScreenshots$$' ./e2e
 
 sim: ## simulate the cluster under faults, with SEEDS (1000000) seeds from FIRST on
 	$(GO) run ./lease/leasetest/sim -seeds $(SEEDS) -first $(FIRST)
@@ -127,9 +131,11 @@ lint:
 tidy:
 	$(GO) mod tidy -diff
 
+# What these read lies outside of their modules, where the go command does not notice changes.
 deploy: ## check deploy/ with the parsers and schemas of the programs that read it
-	cd deploy/check && $(GO) vet . && $(GO) test .
-	cd deploy/release && $(GO) vet . && $(GO) test .
+	cd deploy/check && $(GO) vet . && $(GO) test -count 1 .
+	cd deploy/release && $(GO) vet . && $(GO) test -count 1 .
+	staticcheck="$$($(GO) tool -n staticcheck)" && cd deploy/check && "$$staticcheck" . && cd ../release && "$$staticcheck" .
 
 arrows:
 	$(GO) test ./e2e/arrows

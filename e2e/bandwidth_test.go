@@ -198,6 +198,7 @@ func TestBandwidth(t *testing.T) {
 	most := late.most(t)
 	for _, p := range all {
 		p.rest()
+		p.complete(t)
 		worst := judge.Weigh([]judge.Step{{PerSecond: pacedRate, Burst: pacedBurst}}, most, p.seen())
 		t.Logf("%s: %v", p.what, worst)
 		if worst.Over() {
@@ -264,6 +265,7 @@ func TestBandwidthOfConnections(t *testing.T) {
 	steps := []judge.Step{{PerSecond: alone, Burst: burst}, {From: changing, PerSecond: alone, Burst: burst}, {From: changed, PerSecond: less, Burst: burst}}
 	for _, p := range all {
 		p.rest()
+		p.complete(t)
 		for i, f := range p.byFlow() {
 			worst := judge.Weigh(steps, most, f)
 			t.Logf("%s, %d: %v", p.what, i+1, worst)

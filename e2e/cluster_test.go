@@ -310,6 +310,15 @@ func (n *node) keeps(host string) error {
 	return nil
 }
 
+// complete checks that Asked and Taken hold all that came: what is judged by a part of it may be
+// guilty by the rest.
+func (h host) complete(t testing.TB) {
+	t.Helper()
+	if n := h.Stats().Unnoted; n > 0 {
+		t.Errorf("the upstream %s had no room for %d of what came to it", h.name, n)
+	}
+}
+
 // peakAtMost ends a scenario: the upstream never saw more than limit.
 func (h host) peakAtMost(t testing.TB, limit int) {
 	t.Helper()

@@ -7,9 +7,9 @@ set -eu
 required="" # Debian packages without which the tests can't run
 optional="" # without which some of them check less
 command -v cc >/dev/null 2>&1 || command -v gcc >/dev/null 2>&1 || required="gcc libc6-dev" # the race detector
-command -v curl >/dev/null 2>&1 || optional="$optional curl"
+command -v curl >/dev/null 2>&1 || required="$required curl"
 command -v wget >/dev/null 2>&1 || optional="$optional wget"
-command -v git >/dev/null 2>&1 || optional="$optional git"
+command -v git >/dev/null 2>&1 || required="$required git"
 python=/usr/bin/python3 # the one whose modules Debian's packages install; another may come first in PATH
 for module in requests httpx aiohttp socks; do
 	$python -c "import $module" >/dev/null 2>&1 || optional="$optional python3-$module"

@@ -111,6 +111,9 @@ func (s isolation) run(t *testing.T, l *lab) {
 	tr.heal(t)
 	v := tr.finish(t)
 	acquit(t, v)
+	if v.Full.IsZero() { // the time line must show what awaitReclaimed has seen
+		t.Fatalf("%s: the time line shows at no time after the cut that nodes %v use all slots", tr.name, names(tr.rest))
+	}
 	took := v.Full.Sub(tr.faulted)
 	t.Logf("reclaimed after %v, %v after the last old connection's end; peak %d of %d", took.Round(time.Millisecond),
 		v.Full.Sub(v.LastEnd).Round(time.Millisecond), v.Peak, tr.limit)

@@ -92,6 +92,7 @@ func (r *rated) used(from, to time.Time) float64 {
 // judge holds the rate to its cap, in every window of time.
 func (r *rated) judge(t *testing.T, late time.Duration) {
 	t.Helper()
+	r.complete(t)
 	seen := r.seen()
 	worst := judge.Weigh(r.steps, late, seen)
 	t.Logf("%v: %d requests; the busiest window: %v", r, len(seen), worst)

@@ -226,6 +226,7 @@ func (s *siege) judge(t *testing.T) {
 	blind, _ := s.late.pace.blind(s.late.begun)
 	for _, f := range s.streams {
 		f.rest()
+		f.host.complete(t)
 		weigh(t, f.what, f.steps, late, f.passed())
 	}
 	for _, c := range s.crowds {
@@ -234,6 +235,7 @@ func (s *siege) judge(t *testing.T) {
 		}
 		c.rest()
 		if c.steps != nil {
+			c.complete(t)
 			weigh(t, c.what, c.steps, late, c.passed())
 		}
 	}

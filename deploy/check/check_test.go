@@ -11,7 +11,6 @@ import (
 	"testing"
 
 	"github.com/prometheus/common/model"
-	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/rulefmt"
 	"github.com/prometheus/prometheus/promql/parser"
 )
@@ -79,7 +78,7 @@ func selectorProblems(metrics map[string]described, n *parser.VectorSelector, pa
 		return []string{fmt.Sprintf("nothing tells %s", n.Name)}
 	}
 	for _, m := range n.LabelMatchers {
-		if m.Name != labels.MetricName && !has(d, m.Name) {
+		if m.Name != model.MetricNameLabel && !has(d, m.Name) {
 			wrong = append(wrong, fmt.Sprintf("%s has no label %s", n.Name, m.Name))
 		}
 	}

@@ -99,10 +99,13 @@ func project(t *testing.T, environment types.Mapping) (*types.Project, error) {
 }
 
 func TestCompose(t *testing.T) {
-	if _, err := project(t, nil); err == nil || !strings.Contains(err.Error(), "weir keygen") {
+	if _, err := project(t, types.Mapping{"WEIR_TOKEN_FILE": "/token"}); err == nil || !strings.Contains(err.Error(), "weir keygen") {
 		t.Errorf("without a gossip key: %v", err)
 	}
-	p, err := project(t, types.Mapping{"WEIR_GOSSIP_KEY": "k", "WEIR_TOKEN": "t"})
+	if _, err := project(t, types.Mapping{"WEIR_GOSSIP_KEY": "k"}); err == nil || !strings.Contains(err.Error(), "WEIR_TOKEN_FILE") {
+		t.Errorf("without a token: %v", err)
+	}
+	p, err := project(t, types.Mapping{"WEIR_GOSSIP_KEY": "k", "WEIR_TOKEN_FILE": "/token"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,7 +138,8 @@ func TestCompose(t *testing.T) {
 	if got := strings.Join(ports, " "); got != "8080 8081 8180 8181 8280 8281" {
 		t.Errorf("the ports are %s", got)
 	}
-	if p.Configs["weir"].File == "" || p.Secrets["token"].Environment != "WEIR_TOKEN" {
-		t.Error("the config or the token comes from nowhere")
+	// Compose copies what is no file into the container, and refuses to where the root is read-only.
+	if config, token := p.Configs["weir"].File, p.Secrets["token"].File; config == "" || token != "/token" {
+		t.Errorf("the config is mounted from %q, and the token from %q; want /token, and both from files", config, token)
 	}
 }

@@ -4,10 +4,13 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/weirproxy/weir/e2e/tree"
 )
 
 // listed is what `go list -json` tells of a package.
@@ -16,8 +19,25 @@ type listed struct {
 	Imports, TestImports, XTestImports []string
 }
 
+// builds are the ways in which the module is built; each has files that the others leave out. No
+// node runs on FreeBSD: it stands for the systems for which the libraries alone have files.
+var builds = []struct{ system, tags string }{
+	{"linux", ""}, {"darwin", ""}, {"freebsd", ""},
+	{"linux", "faults"}, {"linux", "portable"}, {"linux", "race"}, {"linux", "logversion1"}, {"linux", "logversion2"},
+}
+
 func TestTree(t *testing.T) {
-	cmd := exec.Command("go", "list", "-e", "-json=ImportPath,Imports,TestImports,XTestImports", module+"/...")
+	if err := tree.Read("../.."); err != nil { // go list does, unseen by the go command that runs this
+		t.Fatal(err)
+	}
+	for _, b := range builds {
+		t.Run(strings.TrimSpace(b.system+" "+b.tags), func(t *testing.T) { checkTree(t, b.system, b.tags) })
+	}
+}
+
+func checkTree(t *testing.T, system, tags string) {
+	cmd := exec.Command("go", "list", "-e", "-tags="+tags, "-json=ImportPath,Imports,TestImports,XTestImports", module+"/...")
+	cmd.Env = append(os.Environ(), "GOOS="+system, "CGO_ENABLED=0")
 	out, err := cmd.Output()
 	if err != nil {
 		var exit *exec.ExitError

@@ -257,7 +257,7 @@ func TestJain(t *testing.T) {
 
 func TestPercentile(t *testing.T) {
 	sorted := []time.Duration{1, 2, 3, 4}
-	for p, want := range map[float64]time.Duration{0: 1, 50: 3, 99: 4, 100: 4} {
+	for p, want := range map[float64]time.Duration{0: 1, 25: 1, 50: 2, 51: 3, 99: 4, 100: 4} {
 		if got := Percentile(sorted, p); got != want {
 			t.Errorf("p%v = %v; want %v", p, got, want)
 		}

@@ -49,8 +49,7 @@ func (r Report) String() string {
 func Measure(up *upstream.Server, plan Plan, goal Goal) Report {
 	run := Start(plan)
 	warm := within(goal.WarmUp, func() bool { return up.Stats().Peak >= goal.Limit })
-	peak := up.Stats().Peak
-	up.Reset()
+	peak := up.Reset().Peak // of all until then: a peak between two looks would be lost
 	base := run.Tallies()
 	var r Report
 	for i := 0; warm && i < goal.Windows && (r.Use < goal.Use || r.Jain < goal.Jain); i++ {

@@ -14,6 +14,7 @@ type Stats struct {
 	Mean     float64          // time-weighted mean of the open connections over Over
 	Over     time.Duration    // what Mean, Peak and the totals cover
 	Peers    map[string]Count // by the peer's address, without its port
+	Unnoted  uint64           // lines, requests and chunks that Asked and Taken had no room for
 }
 
 // Chunk is some bytes that a connection has brought.
@@ -54,6 +55,7 @@ type meter struct {
 	dropped uint64      // events that did not fit
 	asked   []time.Time // requests, at most maxEvents
 	taken   []Chunk     // likewise
+	unnoted uint64      // requests and chunks that did not fit
 }
 
 func newMeter(now time.Time) *meter {
@@ -97,14 +99,14 @@ func (m *meter) restart(now time.Time) {
 		c.Peak, c.Accepted = c.Open, 0
 	}
 	m.since, m.last, m.area = now, now, 0
-	m.events, m.dropped, m.asked, m.taken = nil, 0, nil, nil
+	m.events, m.dropped, m.asked, m.taken, m.unnoted = nil, 0, nil, nil, 0
 }
 
 func (m *meter) stats(now time.Time) Stats {
 	m.advance(now)
 	s := Stats{
 		Open: m.open, Peak: m.peak, Accepted: m.accepted, Resets: m.resets,
-		Over: now.Sub(m.since), Peers: make(map[string]Count, len(m.peers)),
+		Over: now.Sub(m.since), Peers: make(map[string]Count, len(m.peers)), Unnoted: m.unnoted,
 	}
 	if s.Over > 0 {
 		s.Mean = m.area / s.Over.Seconds()
@@ -129,13 +131,17 @@ func (m *meter) record(e Event) {
 }
 
 func (m *meter) request(now time.Time) {
-	if len(m.asked) < maxEvents {
-		m.asked = append(m.asked, now)
+	if len(m.asked) == maxEvents {
+		m.unnoted++
+		return
 	}
+	m.asked = append(m.asked, now)
 }
 
 func (m *meter) took(now time.Time, conn uint64, n int) {
-	if len(m.taken) < maxEvents {
-		m.taken = append(m.taken, Chunk{At: now, Conn: conn, N: n})
+	if len(m.taken) == maxEvents {
+		m.unnoted++
+		return
 	}
+	m.taken = append(m.taken, Chunk{At: now, Conn: conn, N: n})
 }

@@ -58,3 +58,19 @@ func TestMeterBoundsItsTimeline(t *testing.T) {
 		t.Errorf("%d events kept and %d dropped; want %d and 1", len(m.events), m.dropped, maxEvents)
 	}
 }
+
+// A judge that reads what was asked and taken can know whether that is all.
+func TestMeterTellsWhatItDidNotNote(t *testing.T) {
+	m := newMeter(time.Unix(0, 0))
+	m.asked, m.taken = make([]time.Time, maxEvents-1), make([]Chunk, maxEvents)
+	m.request(time.Unix(1, 0))
+	m.request(time.Unix(2, 0))
+	m.took(time.Unix(2, 0), 1, 100)
+	if got := m.stats(time.Unix(3, 0)).Unnoted; got != 2 || len(m.asked) != maxEvents || len(m.taken) != maxEvents {
+		t.Errorf("%d unnoted, %d requests and %d chunks kept; want 2 and twice %d", got, len(m.asked), len(m.taken), maxEvents)
+	}
+	m.restart(time.Unix(3, 0))
+	if got := m.stats(time.Unix(4, 0)).Unnoted; got != 0 {
+		t.Errorf("%d unnoted in a new period", got)
+	}
+}

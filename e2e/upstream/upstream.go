@@ -70,11 +70,15 @@ func (s *Server) Stats() Stats {
 	return s.meter.stats(time.Now())
 }
 
-// Reset begins a new period: totals and the mean start at zero, the peak at what is open.
-func (s *Server) Reset() {
+// Reset begins a new period: totals and the mean start at zero, the peak at what is open. It
+// returns what was counted in the period that it ends.
+func (s *Server) Reset() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.meter.restart(time.Now())
+	now := time.Now()
+	ended := s.meter.stats(now)
+	s.meter.restart(now)
+	return ended
 }
 
 // Timeline returns the openings and ends since the last Reset in order, and how many more did not

@@ -293,7 +293,9 @@ func TestGiveAndTake(t *testing.T) {
 	if asked := len(s.Asked()); asked != 4 || sum != 6 {
 		t.Errorf("%d lines and requests, %d bytes taken; want 4 and 6", asked, sum)
 	}
-	s.Reset()
+	if ended := s.Reset(); ended.Accepted == 0 || ended.Peak == 0 {
+		t.Errorf("the period that a reset ends had %+v", ended)
+	}
 	if len(s.Asked())+len(s.Taken()) > 0 {
 		t.Error("a reset keeps what was noted")
 	}

@@ -17,7 +17,7 @@ import (
 
 const (
 	readyWithin = 30 * time.Second // all nodes, from their start
-	stopWithin  = 45 * time.Second // a node: its drain_timeout, 30 s, and something for the rest
+	stopWithin  = 60 * time.Second // a node: its drain_timeout, 30 s, and as long for the rest
 )
 
 // member is one node: its name, which is also its file's, and where it listens.
