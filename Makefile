@@ -138,7 +138,7 @@ deploy: ## check deploy/ with the parsers and schemas of the programs that read 
 	staticcheck="$$($(GO) tool -n staticcheck)" && cd deploy/check && "$$staticcheck" . && cd ../release && "$$staticcheck" .
 
 arrows:
-	$(GO) test ./e2e/arrows
+	$(GO) test -count 1 ./e2e/arrows
 
 # Exit code 3 of govulncheck is a finding; any other failure says that nothing was looked for.
 vuln: ## look for known vulnerabilities; needs the network or a database (VULNDB=file:///…)

@@ -6,12 +6,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sync"
 	"testing"
 
 	"go.uber.org/goleak"
-
-	"github.com/weirproxy/weir/e2e/tree"
 )
 
 // These carry the programs' paths from TestMain to the tests.
@@ -51,10 +48,6 @@ func build(dir string) error {
 		buildOne(hammerVariable, filepath.Join(dir, "hammer"), "./hammer"),
 	)
 }
-
-// sources must be read once by a test that runs weir, for its result not to be known when weir has
-// changed. The go command takes no note of what TestMain reads.
-var sources = sync.OnceValue(func() error { return tree.Read("..") })
 
 func buildOne(variable, out, source string, flags ...string) error {
 	if os.Getenv(variable) != "" {

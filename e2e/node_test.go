@@ -112,9 +112,6 @@ func quoted(list []string) string {
 // start runs the node's process, its log appended to the former's.
 func (n *node) start(t testing.TB) {
 	t.Helper()
-	if err := sources(); err != nil {
-		t.Fatal(err)
-	}
 	log, err := os.OpenFile(n.logPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		t.Fatal(err)
@@ -264,9 +261,6 @@ func (n *node) weir(t testing.TB, args ...string) (stdout, stderr string, exitCo
 // run runs a program to its end, for at most a minute.
 func run(t testing.TB, env []string, name string, args ...string) (stdout, stderr string, exitCode int) {
 	t.Helper()
-	if err := sources(); err != nil {
-		t.Fatal(err)
-	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
