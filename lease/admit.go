@@ -101,12 +101,16 @@ func (n *Node) Unpark(s *Slot, clock Clock) bool {
 	return true
 }
 
+// targetsWithin is how long after new limits a node may not know yet what it is to come down to by
+// them.
+const targetsWithin = time.Second
+
 // Covered reports whether a slot that has not been used yet may be, as [Slot.Covered] says.
 func (n *Node) Covered(s *Slot) bool {
 	q := lockPart(s)
 	defer q.mu.Unlock()
 	p := q.pool
-	if !p.enforced() || !s.after && int64(s.since) >= n.limitsAt.Load() {
+	if !p.enforced() || !s.after && s.since >= time.Duration(n.limitsAt.Load())+targetsWithin {
 		return true
 	}
 	return q.open <= q.granted && q.open <= p.limit.Connections && (p.target < 0 || q.open <= p.target)

@@ -217,14 +217,14 @@ func TestNotCoveredUntilThereIsRoom(t *testing.T) {
 	}
 	n.grant(key, 1)
 	slots[2] = NewSlot(to(t, "up"), newHolder())
-	if ok, err := n.tryAcquire(6, slots[2], n.table.Load()); !ok {
+	if ok, err := n.tryAcquire(1+targetsWithin, slots[2], n.table.Load()); !ok {
 		t.Fatal(err)
 	}
 	tell = &leasepb.Target{Key: fsmpb.KeyOf(key), Seq: 3, Slots: 0}
 	if err := n.assigned(7, &leasepb.Assign{Targets: []*leasepb.Target{tell}}); err != nil {
 		t.Fatal(err)
 	}
-	covered(true, "on a slot of its own, which is wanted elsewhere")
+	covered(true, "on a slot that it got under limits which had long been known, and which is wanted elsewhere")
 }
 
 // TestNothingStartsAboveALoweredLimit: a node that holds more than a lowered limit allows starts

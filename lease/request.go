@@ -185,12 +185,17 @@ func (n *Node) reach(now time.Duration, s *Slot) {
 	if r == nil || r.shard == nil {
 		return
 	}
+	var ahead [len(requestScopes)]bool
 	r.shard.mu.Lock()
-	defer r.shard.mu.Unlock()
 	r.waitsFor = slices.Index(requestScopes[:], s.scope) + 1
 	for i := r.waitsFor; i < len(requestScopes); i++ {
 		if r.late[i] {
-			r.late[i], r.needed[i] = false, true
+			r.late[i], r.needed[i], ahead[i] = false, true, true
+		}
+	}
+	r.shard.mu.Unlock()
+	for i, held := range ahead {
+		if held {
 			n.Release(now, &r.slots.Load()[i])
 		}
 	}

@@ -99,21 +99,18 @@ func (p *keyPlan) keep() {
 }
 
 // aimAtExcess lets nobody open a connection, not within its share either, while more are open than
-// a limit that was lowered allows. Where idle ones are to be closed, the nodes that have some are
-// bound by those in use alone, or each of them would close as many as are to be closed in all.
+// a limit that was lowered allows. Each node closes idle ones as if all that are to be closed were
+// its own: one that kept some could open others in their place, and the count would not fall.
 func (p *keyPlan) aimAtExcess() {
-	busy, open := p.fixed-p.capacity, p.fixed-p.capacity
+	excess := p.fixed - p.capacity
 	for _, r := range p.rows {
-		busy += r.says.inUse
-		open += r.open()
+		excess += r.open()
+	}
+	if excess <= 0 {
+		return
 	}
 	for _, r := range p.rows {
-		switch {
-		case busy > 0:
-			r.lower(r.says.inUse - busy)
-		case open > 0 && r.says.parked == 0:
-			r.lower(r.says.inUse - open)
-		}
+		r.lower(r.open() - excess)
 	}
 }
 

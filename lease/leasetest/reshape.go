@@ -43,7 +43,7 @@ func (w *world) quiet() {
 	w.calm = true
 	u := &w.up
 	for i := range u.keys {
-		u.keys[i].high = u.taken(i)
+		u.keys[i].high, u.keys[i].heard = u.taken(i), w.now+hearing
 	}
 }
 

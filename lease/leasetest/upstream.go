@@ -45,10 +45,11 @@ type hostInfo struct {
 
 type keyInfo struct {
 	key      limit.Key
-	limit    int64 // of connections that may be open; -1: none
-	high     int64 // what may be open although the limit is lower
-	capacity int64 // what may be granted; -1: nothing
-	granted  int64 // what may be although the limit is lower
+	limit    int64         // of connections that may be open; -1: none
+	high     int64         // what may be open although the limit is lower
+	heard    time.Duration // when all nodes have heard of the limits
+	capacity int64         // what may be granted; -1: nothing
+	granted  int64         // what may be although the limit is lower
 	rate     *rateInfo
 	freeFrom time.Duration
 	full     bool
@@ -163,8 +164,13 @@ func (u *upstream) limitsChanged() {
 		k := &u.keys[i]
 		u.measure(k)
 		k.high, k.granted = u.taken(i), st.Granted(k.key)
+		k.heard = u.w.now + hearing + 4*(u.w.rtt+u.w.commit)
 	}
 }
+
+// hearing is the time in which nodes may use what they hold above a limit that was lowered, beside
+// messages and entries: the leader gathers some changes first.
+const hearing = 200 * ms
 
 // applied lets an entry be applied, and checks the state machine's rules on it.
 func (u *upstream) applied(e logEntry, apply func() fsm.Result) fsm.Result {
@@ -225,6 +231,9 @@ func (u *upstream) settle() {
 		k := &u.keys[i]
 		if k.high > k.limit {
 			k.high = min(k.high, u.taken(i))
+		}
+		if k.high > k.limit && k.key.Scope == limit.ScopeHost && u.w.calm && u.w.now > k.heard {
+			k.high = min(k.high, max(k.limit, u.open(i, true))) // from then on nobody opens one, whatever is granted
 		}
 		if k.granted > k.capacity {
 			k.granted = min(k.granted, u.w.raft.head.state.Granted(k.key))

@@ -104,11 +104,20 @@ func (u *upstream) inHand(key int) (n int64) {
 	return n
 }
 
-// holds reports whether a connection, or the request on it, holds a claim on a key.
+// holds reports whether a connection, or the request on it, holds a claim on a key. What a request
+// waits for comes before those that a limit has added since, in the scopes behind it.
 func (c *conn) holds(key int) bool {
-	return slices.ContainsFunc(c.claims[:], func(cl claim) bool {
-		return (cl.has || cl.late) && cl.place != noPlace && c.w.up.hosts[cl.place].key == key
-	})
+	most := hostClaim
+	if c.waiter != nil && c.key.Resource == limit.Connections {
+		most = slices.Index(claimedScopes[:], c.key.Scope)
+	}
+	for i, cl := range c.claims {
+		late := cl.late && i < most
+		if (cl.has || late) && cl.place != noPlace && c.w.up.hosts[cl.place].key == key {
+			return true
+		}
+	}
+	return false
 }
 
 // circle fails the run where requests wait for each other: each for a slot of which all are held by
