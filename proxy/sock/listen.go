@@ -79,7 +79,10 @@ func (l *Listener) Accept() (fd int, addr netip.AddrPort, err error) {
 // try accepts a connection; false means that none is waiting.
 func (l *Listener) try(listening uintptr) bool {
 	fd, err := acceptFrom(int(listening), &l.peer)
-	if err == unix.EAGAIN || err == unix.EINTR {
+	for err == unix.EINTR { // the poller says only once that a connection waits
+		fd, err = acceptFrom(int(listening), &l.peer)
+	}
+	if err == unix.EAGAIN {
 		return false
 	}
 	l.fd, l.err = fd, err
