@@ -100,17 +100,23 @@ func (p *keyPlan) keep() {
 
 // aimAtExcess lets nobody open a connection, not within its share either, while more are open than
 // a limit that was lowered allows. Each node closes idle ones as if all that are to be closed were
-// its own: one that kept some could open others in their place, and the count would not fall.
+// its own: one that kept some could open others in their place, and the count would not fall. Where
+// fewer are open, no more free slots stay than there is room for beside them.
 func (p *keyPlan) aimAtExcess() {
-	excess := p.fixed - p.capacity
-	for _, r := range p.rows {
-		excess += r.open()
+	room := p.capacity - p.fixed
+	unused := make([]int64, len(p.rows))
+	for i, r := range p.rows {
+		room -= r.open()
+		unused[i] = max(0, r.held-r.open())
 	}
-	if excess <= 0 {
+	if room < 0 {
+		for _, r := range p.rows {
+			r.lower(r.open() + room)
+		}
 		return
 	}
-	for _, r := range p.rows {
-		r.lower(r.open() - excess)
+	for i, n := range divideAll(room, unused) {
+		p.rows[i].lower(p.rows[i].open() + n)
 	}
 }
 
