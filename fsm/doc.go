@@ -44,7 +44,8 @@
 //
 // A limit that is lowered cuts a free level where the next Adjust touches its key, where a session
 // that held some of it is closed, and for whoever reads it. So one that is raised again before has
-// taken nothing away, and has added nothing either: the level is what was left in the bucket. The entry of a rate stays when nobody holds any
+// taken nothing away, and has added nothing either: the level is what was left in the bucket. The
+// entry of a rate stays when nobody holds any
 // of it, since what was taken is to be remembered; the leader has it forgotten once it must be
 // full. It must be so by the largest burst under which it was held, or raising the burst again would
 // find a full one: so the entry knows that burst.

@@ -138,7 +138,7 @@ func TestCompose(t *testing.T) {
 	if got := strings.Join(ports, " "); got != "8080 8081 8180 8181 8280 8281" {
 		t.Errorf("the ports are %s", got)
 	}
-	// Compose copies what is no file into the container, and refuses to where the root is read-only.
+	// Compose copies what is no file into the container, and refuses where the root is read-only.
 	if config, token := p.Configs["weir"].File, p.Secrets["token"].File; config == "" || token != "/token" {
 		t.Errorf("the config is mounted from %q, and the token from %q; want /token, and both from files", config, token)
 	}

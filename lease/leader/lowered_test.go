@@ -19,12 +19,7 @@ func (d *desk) sentTo(conn uint64, host string) int64 {
 // TestGrantThroughAMerge, where all nodes have said what they have open before the entry comes, but
 // after it was made.
 func TestGrantThroughAMergeThatAllHaveHeardOf(t *testing.T) {
-	all, one := kit.Limit(t, "up", 10, patient), kit.Limit(t, "up:443", 10, patient)
-	d := newDesk(t, all, one, kit.Limit(t, "*", 9, patient))
-	d.join(1, "a", "a")
-	d.join(2, "b", "b")
-	d.wish(2, "up:443", &leasepb.Demand{InUse: 10})
-	d.turn()
+	d, one := deskOfTwo(t, kit.Limit(t, "*", 9, patient))
 	d.wish(2, "up:443", &leasepb.Demand{Held: 10, InUse: 10})
 	d.wish(1, "up", &leasepb.Demand{Waiting: 10})
 	for i := range gatherFrom { // so many changes that the next entry waits
@@ -45,12 +40,7 @@ func TestGrantThroughAMergeThatAllHaveHeardOf(t *testing.T) {
 
 // TestRestThroughAMerge, for a grant that was on its way.
 func TestRestThroughAMergeWithAGrantOnItsWay(t *testing.T) {
-	all, one := kit.Limit(t, "up", 10, patient), kit.Limit(t, "up:443", 10, patient)
-	d := newDesk(t, all, one)
-	d.join(1, "a", "a")
-	d.join(2, "b", "b")
-	d.wish(2, "up:443", &leasepb.Demand{InUse: 10})
-	d.turn()
+	d, one := deskOfTwo(t)
 	d.join(3, "b", "b") // the process has started again
 	d.wish(1, "up", &leasepb.Demand{Waiting: 10})
 	cmd := d.alloc.Next(d.now, d.state)

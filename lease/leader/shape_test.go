@@ -62,14 +62,22 @@ func TestMergedKeysWaitForTheNodes(t *testing.T) {
 	}
 }
 
-// The same for a grant that was on its way.
-func TestGrantThroughAMerge(t *testing.T) {
-	all, one := kit.Limit(t, "up", 10, patient), kit.Limit(t, "up:443", 10, patient)
-	d := newDesk(t, all, one)
+// deskOfTwo has node b use all of a port's limit, which is returned beside the host's of the same
+// number; the others are given.
+func deskOfTwo(t *testing.T, others ...limit.Limit) (*desk, limit.Limit) {
+	t.Helper()
+	one := kit.Limit(t, "up:443", 10, patient)
+	d := newDesk(t, append(others, kit.Limit(t, "up", 10, patient), one)...)
 	d.join(1, "a", "a")
 	d.join(2, "b", "b")
 	d.wish(2, "up:443", &leasepb.Demand{InUse: 10})
 	d.turn()
+	return d, one
+}
+
+// The same for a grant that was on its way.
+func TestGrantThroughAMerge(t *testing.T) {
+	d, one := deskOfTwo(t)
 	d.wish(1, "up", &leasepb.Demand{Waiting: 10})
 	cmd := d.alloc.Next(d.now, d.state)
 	d.apply(&fsm.DeleteLimit{Pattern: one.Pattern})
@@ -81,12 +89,7 @@ func TestGrantThroughAMerge(t *testing.T) {
 
 // Slots that rest do so under the key that they count under now.
 func TestRestThroughAMerge(t *testing.T) {
-	all, one := kit.Limit(t, "up", 10, patient), kit.Limit(t, "up:443", 10, patient)
-	d := newDesk(t, all, one)
-	d.join(1, "a", "a")
-	d.join(2, "b", "b")
-	d.wish(2, "up:443", &leasepb.Demand{InUse: 10})
-	d.turn()
+	d, one := deskOfTwo(t)
 	d.join(3, "b", "b") // the process has started again
 	d.apply(&fsm.DeleteLimit{Pattern: one.Pattern})
 	d.alloc.LimitsChanged(d.now, d.state)

@@ -157,8 +157,8 @@ func (u *upstream) takes(x *process, k *keyInfo, n float64) bool {
 	}
 	if id := x.node.Session(x.clock()).ID; u.w.expiry != lease.ExpiryClose {
 		if _, open := u.w.raft.head.state.Session(id); !open || x.outlived {
-			// It goes on without a lease, by choice. A log that was put back may have another session of
-			// that number.
+			// It goes on without a lease, by choice. A log that was put back may have another
+			// session of that number.
 			return false
 		}
 	}
