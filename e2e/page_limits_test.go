@@ -163,14 +163,7 @@ func TestPageOfAnotherCluster(t *testing.T) {
 
 	var now atomic.Pointer[node]
 	now.Store(first)
-	front := httptest.NewServer(&httputil.ReverseProxy{
-		Rewrite: func(r *httputil.ProxyRequest) {
-			r.SetURL(&url.URL{Scheme: "http", Host: now.Load().api})
-		},
-		ErrorLog: log.New(io.Discard, "", 0), // streams are cut
-	})
-	defer front.Close()
-	defer front.CloseClientConnections()
+	front := frontOf(t, &now, func(*http.Request) bool { return false })
 	b := openBrowser(t, front.URL)
 	b.size(t, 1440, 900, false, false)
 	b.click(t, "#tab-limits")
@@ -194,6 +187,67 @@ func TestPageOfAnotherCluster(t *testing.T) {
 		t.Error(err)
 	}
 	b.silent(t, "ERR_")
+}
+
+// TestPageMeetsCutConnections: what the page asks by itself it asks again, without a word; what a
+// person asked for is answered with what to do.
+func TestPageMeetsCutConnections(t *testing.T) {
+	t.Parallel()
+	n := startCluster(t, shape{names: []string{"a"}}).nodes[0]
+	if _, problem, code := n.weir(t, "limits", "set", "cut.example", "--connections", "3"); code != 0 {
+		t.Fatal(problem)
+	}
+	var now atomic.Pointer[node]
+	now.Store(n)
+	var reads atomic.Int64
+	var write atomic.Bool
+	reads.Store(3)
+	front := frontOf(t, &now, func(r *http.Request) bool {
+		if r.Method == http.MethodPut {
+			return !write.Load()
+		}
+		return r.URL.Path == "/v1/limits" && reads.Add(-1) >= 0
+	})
+	b := openBrowser(t, front.URL)
+	b.size(t, 1440, 900, false, false)
+	b.click(t, "#tab-limits")
+	row, editor := `tr[data-limit="cut.example"]`, `tr[data-below="cut.example"] form`
+	b.shows(t, stepTime, row+" .num", "3")
+	if left := reads.Load(); left >= 0 {
+		t.Errorf("%d more questions were to be cut", left+1)
+	}
+	b.click(t, row+" button[aria-label^=Edit]")
+	b.enter(t, editor+" [name=connections]", "5")
+	b.click(t, editor+" [type=submit]")
+	b.shows(t, stepTime, editor, "The node does not answer")
+	n.http.capsConnections(t, "/v1/limits/host/cut.example", 3)
+	write.Store(true)
+	b.click(t, editor+" [type=submit]")
+	b.gone(t, stepTime, editor)
+	n.http.capsConnections(t, "/v1/limits/host/cut.example", 5)
+	b.silent(t, "ERR_")
+}
+
+// frontOf is a server through which one reaches the node of now, but for requests that are cut.
+func frontOf(t *testing.T, now *atomic.Pointer[node], cut func(*http.Request) bool) *httptest.Server {
+	t.Helper()
+	relay := &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(&url.URL{Scheme: "http", Host: now.Load().api})
+		},
+		ErrorLog: log.New(io.Discard, "", 0), // streams are cut
+	}
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if cut(r) {
+			panic(http.ErrAbortHandler)
+		}
+		relay.ServeHTTP(w, r)
+	}))
+	t.Cleanup(func() {
+		front.CloseClientConnections()
+		front.Close()
+	})
+	return front
 }
 
 // limitUpTo writes a limit until its index is at least the one wanted, and returns that.

@@ -1,7 +1,7 @@
 // The page: joins the stream to the views.
 
 import { $, set, text, number, rate, h } from './dom.js';
-import { call, follow, hasToken, newToken, onToken, tokenDeclined } from './net.js';
+import { call, follow, hasToken, newToken, onToken, tokenDeclined, warn } from './net.js';
 import { model, takeEvent, takeLimits, takeNodes, takeUsage, takeUse, totals } from './model.js';
 import { drawNodes, tickNodes } from './nodes.js';
 import { drawHosts, setUpHosts, showScope, wantedNames } from './hosts.js';
@@ -116,7 +116,7 @@ async function readLimits() {
     if (body.index < wanted || lost !== before) model.limitsIndex = -1; // again with the next frame
     draw();
   } catch (error) {
-    console.warn(error.message);
+    warn(error);
   } finally {
     reading = false;
   }
@@ -146,7 +146,7 @@ async function readUsage() {
     takeUsage(of, [...all.values()], next ? { most: USES, sort, prefix, more: Boolean(found.next) } : null);
     draw();
   } catch (error) {
-    console.warn(error.message);
+    warn(error);
   } finally {
     asking = false;
   }

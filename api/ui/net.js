@@ -10,6 +10,15 @@ export class Refused extends Error {
   }
 }
 
+/** The connection to the node broke, or there was none. Whether the node did what it was asked is not known. */
+class Lost extends Error {
+  constructor(cause) {
+    super('The node does not answer. Try again once this page is live.', { cause });
+  }
+}
+
+const lost = (cause) => { throw new Lost(cause); };
+
 let asking = null;
 let askToken = () => Promise.resolve('');
 let declined = false;
@@ -41,7 +50,7 @@ async function send(path, options = {}) {
     const headers = new Headers(options.headers);
     const token = sessionStorage.getItem(KEY);
     if (token) headers.set('Authorization', `Bearer ${token}`);
-    const response = await fetch(path, { ...options, headers, cache: 'no-store', credentials: 'omit', redirect: 'error' });
+    const response = await fetch(path, { ...options, headers, cache: 'no-store', credentials: 'omit', redirect: 'error' }).catch(lost);
     if (response.ok) {
       declined = false;
       return response;
@@ -69,7 +78,17 @@ export async function call(method, path, body, headers = {}) {
     if (body !== undefined) options.body = JSON.stringify(body);
   }
   const response = await send(path, options);
-  return { body: await response.json(), etag: response.headers.get('ETag') };
+  return { body: await response.json().catch(lost), etag: response.headers.get('ETag') };
+}
+
+/**
+ * Tells the console what went wrong with something that nobody pressed a button for. A lost
+ * connection, a node that can't answer now and a token that is needed are left out: the page shows
+ * them, and asks again.
+ */
+export function warn(error) {
+  const shown = error instanceof Lost || (error instanceof Refused && [401, 503].includes(error.status));
+  if (!shown) console.warn(error);
 }
 
 /** Follows a stream of server-sent events for ever: with fetch, because an EventSource can't send a token. */
@@ -93,7 +112,7 @@ export async function follow(path, on, state) {
         on(event.name, JSON.parse(event.data));
       }
     } catch (error) {
-      if (error instanceof Refused && error.status !== 503 && error.status !== 401) console.warn(error.message);
+      warn(error);
     } finally {
       clearTimeout(timer);
       control.abort();
@@ -114,7 +133,7 @@ async function* parse(stream, alive) {
   let event = { id: '', name: 'message', data: '' };
   try {
     for (;;) {
-      const { done, value } = await reader.read();
+      const { done, value } = await reader.read().catch(lost);
       if (done) return;
       alive();
       const lines = (rest + value).split('\n');
