@@ -108,8 +108,8 @@ screenshots: needs ## write docs/ui/*.png: the page in Chromium, with three node
 	@[ "$$(id -u)" = 0 ] || { echo "screenshots need root: the nodes get an /etc/hosts of their own" >&2; exit 1; }
 	WEIR_E2E_SCREENSHOTS='$(CURDIR)/docs/ui' $(GO) test -count 1 -v -run '^TestScreenshots$$' ./e2e
 
-sim: ## simulate the cluster under faults, with SEEDS (1000000) seeds from FIRST on
-	$(GO) run ./lease/leasetest/sim -seeds $(SEEDS) -first $(FIRST)
+sim: ## simulate the cluster under faults, with SEEDS (1000000) seeds from FIRST on; MIX=-changes: only limits change
+	$(GO) run ./lease/leasetest/sim -seeds $(SEEDS) -first $(FIRST) $(MIX)
 
 docs: ## regenerate the parts of docs/ that come from the code
 	$(GO) test ./api/server ./config ./cmd/weir -run 'Document$$' -write-docs

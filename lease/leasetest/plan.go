@@ -213,13 +213,12 @@ func maxDrift(ttl time.Duration) int64 {
 	return min(apart*95/100, 70_000)
 }
 
-// Generate makes the plan of a seed. One seed in three concentrates on one kind of trouble.
+// Mix makes the plan of a seed.
+type Mix func(seed uint64) *Plan
+
+// Generate is the general mix of faults. One seed in three concentrates on one kind of trouble.
 func Generate(seed uint64) *Plan {
-	g := &generator{dice: newDice(seed, 1)}
-	g.p = &Plan{Seed: seed, Every: 64}
-	g.cluster()
-	g.limits()
-	g.workers()
+	g := newGenerator(seed)
 	g.faults()
 	if alone := newDice(seed, 8); alone.one(12) {
 		g.putBack(&alone)
@@ -233,6 +232,28 @@ func Generate(seed uint64) *Plan {
 	g.dips()
 	g.reshapes()
 	return g.p
+}
+
+// GenerateChanges is the mix in which nothing goes wrong but that limits are written anew, many
+// times.
+func GenerateChanges(seed uint64) *Plan {
+	g := newGenerator(seed)
+	g.p.Length = Duration(1500 * ms)
+	g.scopes()
+	g.bandwidth()
+	g.halfCloses()
+	d := newDice(seed, 22)
+	g.rewrites(&d, 2+d.below(20))
+	return g.p
+}
+
+// newGenerator has made the cluster, its limits and its workers.
+func newGenerator(seed uint64) *generator {
+	g := &generator{dice: newDice(seed, 1), p: &Plan{Seed: seed, Every: 64}}
+	g.cluster()
+	g.limits()
+	g.workers()
+	return g
 }
 
 // halfCloses lets some workers close one side of their connections before the other.

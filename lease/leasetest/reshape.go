@@ -87,11 +87,16 @@ func (g *generator) reshapes() {
 	if !d.one(3) || slices.ContainsFunc(g.p.Faults, func(f Fault) bool { return f.Kind == FaultPutBack }) {
 		return
 	}
+	g.rewrites(&d, 1+d.below(4))
+}
+
+// rewrites adds so many writes, and a last one that brings the first limits back.
+func (g *generator) rewrites(d *dice, n int) {
 	now := slices.Clone(g.p.Limits)
 	at := d.upTo(300 * ms)
-	for range 1 + d.below(4) {
+	for range n {
 		for range 1 + d.below(3) {
-			now = g.reshaped(&d, now)
+			now = g.reshaped(d, now)
 		}
 		g.p.Writes = append(g.p.Writes, Write{Duration(at), slices.Clone(now)})
 		at += d.scale(ms, second)

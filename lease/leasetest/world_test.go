@@ -36,18 +36,26 @@ func TestWorld(t *testing.T) {
 		replay(t)
 		return
 	}
+	search(t, Generate, *seedsFlag)
+}
+
+// The same where nothing goes wrong but that limits are written anew, many times in a short while.
+func TestLimitsThatChange(t *testing.T) { search(t, GenerateChanges, *seedsFlag/2) }
+
+func search(t *testing.T, mix Mix, seeds int) {
 	first := *firstFlag
 	if first == 0 {
 		first = 1 + rand.Uint64N(1<<40)
 	}
-	t.Logf("seeds from %d on: with -first %d the same ones run", first, first)
+	t.Logf("%d seeds from %d on: with -first %d the same ones run", seeds, first, first)
 	var next atomic.Uint64
 	var wg sync.WaitGroup
 	for range 2 {
 		wg.Go(func() {
-			for i := next.Add(1) - 1; i < uint64(*seedsFlag) && !t.Failed(); i = next.Add(1) - 1 {
-				if out := Run(Generate(first+i), 0); out.Breach != "" {
-					report(t, first+i, out)
+			for i := next.Add(1) - 1; i < uint64(seeds) && !t.Failed(); i = next.Add(1) - 1 {
+				p := mix(first + i)
+				if out := Run(p, 0); out.Breach != "" {
+					report(t, p, out)
 				}
 			}
 		})
@@ -56,15 +64,15 @@ func TestWorld(t *testing.T) {
 }
 
 // report shrinks what failed, tells of it and keeps it.
-func report(t *testing.T, seed uint64, out Outcome) {
-	p := Shrink(Generate(seed), 0, 2000)
+func report(t *testing.T, plan *Plan, out Outcome) {
+	p := Shrink(plan, 0, 2000)
 	file := filepath.Join(os.TempDir(), "weir-"+t.Name()+".plan")
 	if err := os.WriteFile(file, []byte(p.String()), 0o600); err != nil {
 		t.Error(err)
 	}
 	small := RunTraced(p, 0, *linesFlag)
 	t.Errorf("seed %d: %s\nshrunk to the plan below, which fails with: %s\nkept in %s, to be moved to lease/leasetest/testdata\n%s\n%s",
-		seed, out.Breach, small.Breach, file, p, small.Trace)
+		plan.Seed, out.Breach, small.Breach, file, p, small.Trace)
 }
 
 func replay(t *testing.T) {

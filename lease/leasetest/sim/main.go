@@ -25,6 +25,7 @@ type options struct {
 	rule    string
 	keep    string
 	tries   int
+	changes bool
 }
 
 func main() {
@@ -36,6 +37,7 @@ func main() {
 	flag.StringVar(&o.rule, "break", "", "break this rule, to see it found")
 	flag.StringVar(&o.keep, "keep", "weir-sim.plan", "the file for the plan of a breach")
 	flag.IntVar(&o.tries, "tries", 5000, "how many plans to try to find the smallest that fails")
+	flag.BoolVar(&o.changes, "changes", false, "let nothing go wrong but that limits change, many times")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -59,7 +61,10 @@ func run(ctx context.Context, o options) error {
 		ctx, cancel = context.WithTimeout(ctx, o.long)
 		defer cancel()
 	}
-	b := &batch{next: o.first, end: o.first + o.seeds, rule: rule}
+	b := &batch{next: o.first, end: o.first + o.seeds, rule: rule, mix: leasetest.Generate}
+	if o.changes {
+		b.mix = leasetest.GenerateChanges
+	}
 	began := time.Now()
 	b.run(ctx, o.workers, began)
 	took := time.Since(began)
@@ -68,21 +73,12 @@ func run(ctx context.Context, o options) error {
 		fmt.Printf("no breach in %d seeds, from %d on, in %v\n", b.totals.Seeds, o.first, took.Round(time.Second))
 		return nil
 	}
-	return tell(o, rule, b.seed, b.breach)
-}
-
-// tell shrinks what failed and tells of it.
-func tell(o options, rule leasetest.Rule, seed uint64, breach string) error {
-	fmt.Printf("seed %d: %s\nlooking for a smaller plan that fails\n", seed, breach)
-	p := leasetest.Shrink(leasetest.Generate(seed), rule, o.tries)
-	out := leasetest.RunTraced(p, rule, 300)
-	fmt.Printf("%s\n%s\n%s\n", p, out.Trace, out.Breach)
-	err := fmt.Errorf("seed %d: %s: run `go test ./lease/leasetest -run World -seed %d -v`, and keep %s in lease/leasetest/testdata", seed, breach, seed, o.keep)
-	return errors.Join(err, os.WriteFile(o.keep, []byte(p.String()), 0o600))
+	return b.tell(o)
 }
 
 // batch is the seeds to run, and what has come of them.
 type batch struct {
+	mix  leasetest.Mix
 	rule leasetest.Rule
 
 	mu     sync.Mutex
@@ -105,7 +101,7 @@ func (b *batch) run(ctx context.Context, workers int, began time.Time) {
 				if !ok {
 					return
 				}
-				b.note(seed, leasetest.Run(leasetest.Generate(seed), b.rule))
+				b.note(seed, leasetest.Run(b.mix(seed), b.rule))
 			}
 		})
 	}
@@ -151,4 +147,14 @@ func (b *batch) progress(ctx context.Context, began time.Time) {
 			fmt.Println(line)
 		}
 	}
+}
+
+// tell shrinks what failed and tells of it.
+func (b *batch) tell(o options) error {
+	fmt.Printf("seed %d: %s\nlooking for a smaller plan that fails\n", b.seed, b.breach)
+	p := leasetest.Shrink(b.mix(b.seed), b.rule, o.tries)
+	out := leasetest.RunTraced(p, b.rule, 300)
+	fmt.Printf("%s\n%s\n%s\n", p, out.Trace, out.Breach)
+	err := fmt.Errorf("seed %d: %s: run `go test ./lease/leasetest -run World -plan %s -v`, and keep that file in lease/leasetest/testdata", b.seed, b.breach, o.keep)
+	return errors.Join(err, os.WriteFile(o.keep, []byte(p.String()), 0o600))
 }
