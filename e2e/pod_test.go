@@ -30,6 +30,7 @@ type pods struct {
 	binary []byte
 	env    []string
 	token  string
+	read   string   // the token that can only read
 	hosts  []string // files that stand for the cluster's DNS
 }
 
@@ -67,7 +68,7 @@ func startPods(t *testing.T, members ...string) *pods {
 		t.Fatalf("weir keygen: %s", stderr)
 	}
 	p := &pods{
-		cluster: &cluster{dir: logDir(t), shape: shape{drain: 30 * time.Second}}, net: network, binary: buildImage(t), token: "the-token",
+		cluster: &cluster{dir: logDir(t), shape: shape{drain: 30 * time.Second}}, net: network, binary: buildImage(t), token: "the-token", read: "another-token",
 		env: []string{"POD_NAMESPACE=weir", "WEIR_GOSSIP_KEY=" + strings.TrimSpace(key)},
 	}
 	t.Cleanup(func() { p.stop(t) })
@@ -148,16 +149,16 @@ func (p *pods) add(t *testing.T, name, config string) *node {
 		mode    os.FileMode
 		content []byte
 	}{
-		{"usr/local/bin/weir", 0o755, p.binary}, {"etc/weir/weir.hcl", 0o644, text}, {"run/secrets/weir/token", 0o444, []byte(p.token + "\n")},
+		{"usr/local/bin/weir", 0o755, p.binary}, {"etc/weir/weir.hcl", 0o644, text},
+		{"run/secrets/weir/token", 0o440, []byte(p.token + "\n")}, {"run/secrets/weir/read-token", 0o440, []byte(p.read + "\n")},
 	} {
 		path := filepath.Join(root, f.path)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, f.content, f.mode)); err != nil {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, f.content, f.mode), os.Chown(path, 0, containerUser)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	data, token := filepath.Join(root, "var/lib/weir"), filepath.Join(root, "run/secrets/weir/token")
-	if err := errors.Join(os.Chmod(root, 0o755), os.MkdirAll(data, 0o755), os.Chown(data, containerUser, containerUser), os.Chmod(data, 0o700),
-		os.Chown(token, 0, containerUser), os.Chmod(token, 0o440)); err != nil {
+	data := filepath.Join(root, "var/lib/weir")
+	if err := errors.Join(os.Chmod(root, 0o755), os.MkdirAll(data, 0o755), os.Chown(data, containerUser, containerUser), os.Chmod(data, 0o700)); err != nil {
 		t.Fatal(err)
 	}
 	n := &node{name: name, binary: "/usr/local/bin/weir", config: "/etc/weir/weir.hcl", logPath: filepath.Join(root, "log"), drain: p.shape.drain}
@@ -201,6 +202,21 @@ func (p *pods) inside(t *testing.T, n *node, args ...string) (stdout, stderr str
 	return run(t, n.env, command[0], append(command[1:], args...)...)
 }
 
+// canOnlyRead checks what the token for Prometheus is good for.
+func (p *pods) canOnlyRead(t *testing.T, n *node) {
+	t.Helper()
+	c := newClient(n.api)
+	c.http.Transport = bearer{n.http.http.Transport.(bearer).RoundTripper, p.read}
+	for _, call := range []struct {
+		method, path string
+		want         int
+	}{{http.MethodGet, "/metrics", http.StatusOK}, {http.MethodPost, "/v1/drain", http.StatusForbidden}} {
+		if got, err := c.call(call.method, call.path, "", nil); err != nil || got.status != call.want {
+			t.Errorf("%s %s of %s with the token for reading: %v, %v; want %d", call.method, call.path, n.name, got, err, call.want)
+		}
+	}
+}
+
 // TestKubernetes: the configs of deploy/kubernetes make a cluster, in containers without a shell or
 // rights, and it lives on when every server comes back under another address, as pods do.
 func TestKubernetes(t *testing.T) {
@@ -228,6 +244,9 @@ func TestKubernetes(t *testing.T) {
 		t.Errorf("the health check of a node that is ready: exit code %d: %s%s", code, stdout, stderr)
 	}
 
+	for _, n := range p.nodes {
+		p.canOnlyRead(t, n)
+	}
 	up := (&lab{cluster: p.cluster, net: p.net}).upstream(t)
 	p.setLimit(t, up.name, connections(4))
 	tunnels := slices.Concat(p.nodes[0].openMany(t, up.target, 2), proxy.openMany(t, up.target, 2))

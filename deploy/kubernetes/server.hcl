@@ -24,9 +24,10 @@ proxy {
 }
 
 api {
-  listen     = "0.0.0.0:8081"
-  token_file = "/run/secrets/weir/token"
-  hosts      = ["weir", "weir.${env.POD_NAMESPACE}", "weir.${env.POD_NAMESPACE}.svc", "weir.${env.POD_NAMESPACE}.svc.cluster.local"]
+  listen          = "0.0.0.0:8081"
+  token_file      = "/run/secrets/weir/token"
+  read_token_file = "/run/secrets/weir/read-token" # for Prometheus
+  hosts           = ["weir", "weir.${env.POD_NAMESPACE}", "weir.${env.POD_NAMESPACE}.svc", "weir.${env.POD_NAMESPACE}.svc.cluster.local"]
 }
 
 limits {

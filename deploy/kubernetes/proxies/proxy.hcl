@@ -25,8 +25,9 @@ proxy {
 }
 
 api {
-  listen     = "0.0.0.0:8081"
-  token_file = "/run/secrets/weir/token"
+  listen          = "0.0.0.0:8081"
+  token_file      = "/run/secrets/weir/token"
+  read_token_file = "/run/secrets/weir/read-token" # for Prometheus
 }
 
 limits {
