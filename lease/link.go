@@ -28,11 +28,10 @@ type stream struct {
 	dirty     []*pool // of which the leader has yet to hear
 	proveDue  bool    // the leader asked whether the stream is still ours
 	ackDue    bool    // the leader has yet to be told which limits we go by
-	opened    bool    // its leader has opened the session, in a log that is the cluster's
-	// due is a limits table that waits for the welcome of a new session: see takeLimits. One with a
-	// lower index than ours may be of a leader that was deposed long ago, and would undo acknowledged
-	// changes. Only if that leader opens a session, its log is the cluster's, and ours belonged to
-	// another.
+	// due is a limits table that waits for the welcome: see takeLimits. One with a lower index than
+	// ours may be of a leader that was deposed long ago, and would undo acknowledged changes. Only if
+	// that leader answers the hello, and so has been verified since, its log is the cluster's, and
+	// ours belonged to another.
 	due *limit.Table
 }
 
@@ -92,13 +91,13 @@ func (n *Node) welcome(now time.Duration, w *leasepb.Welcome) error {
 		// The session was committed after the hello had arrived, so the hello counts as a
 		// keep-alive.
 		n.sess.begin(w.Session, w.Term, time.Duration(w.TtlNs), n.stream.helloAt)
-		n.stream.opened = true
 		n.openGate()
-		if due := n.stream.due; due != nil && due.Index != n.table.Load().Index {
-			n.setLimits(now, due)
-		}
 		n.era.sessions++
 	}
+	if due := n.stream.due; due != nil && due.Index != n.table.Load().Index {
+		n.setLimits(now, due)
+	}
+	n.stream.due = nil
 	n.beginWalk(now)
 	return nil
 }

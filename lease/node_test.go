@@ -38,7 +38,7 @@ func TestClosedSessionAllowsNothing(t *testing.T) {
 }
 
 // A leader that was deposed without noticing may still tell its limits, which are older than those
-// that the node goes by: they don't count, unless it opens a session: then the log is a new one.
+// that the node goes by: they don't count, unless it answers the hello: then the log is another one.
 func TestLimitsDoNotGoBack(t *testing.T) {
 	m, _ := liveManager(t, ExpiryClose, 0, kit.Limit(t, "up", 5, limit.Queue{}))
 	tell := func(index uint64) { hear(t, m, leasepb.LimitsMessage("", limit.NewTable(index, 1, nil))) }
@@ -61,7 +61,9 @@ func TestLimitsDoNotGoBack(t *testing.T) {
 	tell(7)
 	is(9, "older ones")
 	hear(t, m, &leasepb.LeaderMessage{Message: &leasepb.LeaderMessage_Welcome{Welcome: &leasepb.Welcome{Session: 7, Resumed: true}}})
-	is(9, "older ones, and the session goes on")
+	is(7, "older ones, in a log that was put back to where it has the session")
+	tell(8)
+	is(8, "and what follows there")
 	tell(10)
 	is(10, "newer ones again")
 	again()

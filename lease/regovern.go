@@ -15,11 +15,9 @@ func (n *Node) takeLimits(now time.Duration, m *leasepb.Limits) error {
 		return err
 	}
 	switch old := n.table.Load(); {
-	case old != nil && !n.sess.live() && !n.welcomed():
+	case old != nil && !n.welcomed() && (!n.sess.live() || table.Index < old.Index):
 		// A first limit counts open connections. While the gate is closed they could move nothing, and
-		// would end; the welcome opens it.
-		n.stream.due = table
-	case old != nil && table.Index < old.Index && !n.stream.opened:
+		// would end; the welcome opens it. Older limits than ours need a leader that has been verified.
 		n.stream.due = table
 	case old == nil || old.Index != table.Index:
 		n.setLimits(now, table)
