@@ -116,3 +116,35 @@ func TestIdleStaysWhileTheGateIsClosed(t *testing.T) {
 		t.Errorf("a is to come down to %d, and closes its idle connections: 15 are open, the limit is 20 (granted %d)", n, d.granted(1))
 	}
 }
+
+// A grant that was on its way while the limit was lowered brings no more than there is room for
+// beside what others hold, also where the next plan, and with it what all are to come down to, has
+// to wait.
+func TestGrantThroughALoweredLimit(t *testing.T) {
+	d := newDesk(t, kit.Limit(t, "up", 10, patient), kit.Limit(t, "*", 99, patient))
+	d.join(1, "a", "a")
+	d.join(2, "b", "b")
+	d.wish(2, "up", &leasepb.Demand{InUse: 5})
+	d.turn()
+	d.wish(2, "up", &leasepb.Demand{Held: 5, InUse: 5})
+	d.turn()
+	d.wish(1, "up", &leasepb.Demand{Waiting: 5})
+	for i := range gatherFrom { // so many changes that the next entry waits
+		d.wish(2, fmt.Sprint("h", i), &leasepb.Demand{Waiting: 1})
+	}
+	cmd := d.alloc.Next(d.now, d.state)
+	res := d.apply(cmd)
+	d.apply(&fsm.PutLimit{Limit: kit.Limit(t, "up", 5, patient)})
+	d.alloc.LimitsChanged(d.now, d.state)
+	d.alloc.NoteCommit(10 * time.Millisecond)
+	d.alloc.Applied(d.now, d.state, res)
+	out := d.turn()
+	if n := heardOf(out, 1, "up"); n != 0 {
+		t.Errorf("node a hears of %d slots, and is to come down to %d, while b has 5 open: the limit is 5", n, d.sentTo(1, "up"))
+	}
+	d.now += 10 * time.Millisecond
+	d.turn()
+	if n := d.granted(2); n != 5 || d.granted(1) != 0 {
+		t.Errorf("then a has %d slots, and b %d; want 0 and 5", d.granted(1), n)
+	}
+}

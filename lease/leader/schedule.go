@@ -180,9 +180,10 @@ func (a *Allocator) adjusted(now time.Duration, st *fsm.State, cmd *fsm.Adjust, 
 	}
 }
 
-// early is how many slots of a grant may not be used, though the log has room for them: while the
-// grant was on its way, the limit was lowered, and slots rest of which the log knows nothing; or the
-// patterns changed, and connections or slots that rest may count under its key that did not then.
+// early is how many slots of a grant may not be used, though the log had room for them: while the
+// grant was on its way, the limit was lowered, below what others hold and what rests, of which the
+// log knows nothing; or the patterns changed, and connections or slots that rest may count under its
+// key that did not then.
 func (a *Allocator) early(now time.Duration, st *fsm.State, grant fsm.Adjustment) int64 {
 	l, c := st.Table().Governing(grant.Key), a.keys[grant.Key]
 	if grant.Key.Resource.IsRate() || !l.Caps(grant.Key.Resource) {
@@ -199,11 +200,10 @@ func (a *Allocator) early(now time.Duration, st *fsm.State, grant fsm.Adjustment
 			return grant.Delta
 		}
 	}
-	r, ok := a.rests[grant.Key]
-	if !ok || now >= r.until {
-		return 0
+	taken := st.Granted(grant.Key)
+	if r := a.rests[grant.Key]; now < r.until {
+		taken += r.slots
 	}
-	taken := st.Granted(grant.Key) + r.slots
 	if c != nil {
 		for _, d := range c.demands {
 			taken -= d.releasing // is out of use
