@@ -36,7 +36,7 @@ func (p *keyPlan) aim() {
 	if over > 0 || shortage > 0 {
 		p.aimAtShares(over)
 	}
-	if over > 0 && p.overhangs {
+	if over+p.rests > 0 && p.overhangs {
 		p.aimAtExcess()
 	}
 	if overhang > 0 {
@@ -103,7 +103,7 @@ func (p *keyPlan) keep() {
 // its own: one that kept some could open others in their place, and the count would not fall. Where
 // fewer are open, no more free slots stay than there is room for beside them.
 func (p *keyPlan) aimAtExcess() {
-	room := p.capacity - p.fixed
+	room := p.capacity - p.fixed - p.rests
 	unused := make([]int64, len(p.rows))
 	for i, r := range p.rows {
 		room -= r.open()

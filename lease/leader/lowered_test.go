@@ -148,3 +148,35 @@ func TestGrantThroughALoweredLimit(t *testing.T) {
 		t.Errorf("then a has %d slots, and b %d; want 0 and 5", d.granted(1), n)
 	}
 }
+
+// What rests of a process that has started again counts for a lowered limit, too: until the upstream
+// has seen its connections end, nobody opens one in the place of another that has ended.
+func TestRestUnderALoweredLimit(t *testing.T) {
+	d := newDesk(t, kit.Limit(t, "up", 10, patient))
+	d.join(1, "a", "a")
+	d.join(2, "b", "b")
+	d.wish(1, "up", &leasepb.Demand{InUse: 5})
+	d.wish(2, "up", &leasepb.Demand{InUse: 5})
+	d.turn()
+	d.wish(1, "up", &leasepb.Demand{Held: 5, InUse: 5})
+	d.wish(2, "up", &leasepb.Demand{Held: 5, InUse: 5})
+	d.turn()
+	d.apply(&fsm.PutLimit{Limit: kit.Limit(t, "up", 5, patient)})
+	d.alloc.LimitsChanged(d.now, d.state)
+	d.wish(1, "up", &leasepb.Demand{Held: 5, InUse: 5})
+	d.wish(2, "up", &leasepb.Demand{Held: 5, InUse: 5})
+	d.turn()
+	if n := d.sentTo(1, "up"); n != 0 {
+		t.Fatalf("a is to come down to %d, while 10 are open and the limit is 5; want 0", n)
+	}
+	d.now += 100 * time.Millisecond
+	d.join(3, "b", "b")
+	if n := d.sentTo(1, "up"); n != 0 {
+		t.Errorf("a is to come down to %d, while b's 5 former ones may be open; want 0", n)
+	}
+	d.now += takeOverRest
+	d.turn()
+	if n := d.sentTo(1, "up"); n >= 0 {
+		t.Errorf("then a is to come down to %d; want that it may keep its 5", n)
+	}
+}

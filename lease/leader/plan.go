@@ -32,6 +32,7 @@ type keyPlan struct {
 	free   int64 // may be granted now
 	back   int64 // free, but held back for a moment
 	gated  int64 // of these, until all nodes have said what they have open
+	rests  int64 // of a process that has started again: may be open still
 	spared int64 // last units that count as in use
 	tight  bool  // more is wanted than there is
 	wait   bool  // grants are held back for a moment: slots rest, or nodes have yet to say what they have open
@@ -131,7 +132,8 @@ func (p *keyPlan) share() {
 // hold keeps free slots back where they may not be given out yet.
 func (p *keyPlan) hold(st *fsm.State) {
 	if r, ok := p.a.rests[p.c.key]; ok && p.now < r.until {
-		p.holdUntil(r.until, (r.slots+p.unit-1)/p.unit)
+		p.rests = (r.slots + p.unit - 1) / p.unit
+		p.holdUntil(r.until, p.rests)
 	}
 	if p.now < p.a.notBefore {
 		p.holdUntil(p.a.notBefore, p.free)
