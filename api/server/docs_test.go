@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"flag"
 	"fmt"
 	"os"
@@ -8,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/weirproxy/weir/limit"
 )
 
 var writeDocs = flag.Bool("write-docs", false, "write what docs/ says of the code anew, where it differs")
@@ -86,4 +89,29 @@ func TestMetricsDocument(t *testing.T) {
 		}
 		return text
 	})
+}
+
+// TestMetricsDocumentNamesScopes: docs/metrics.md names every scope and resource that metrics of
+// limits have as labels.
+func TestMetricsDocumentNamesScopes(t *testing.T) {
+	text, err := os.ReadFile("../../docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ = bytes.Cut(text, []byte("`scope` is "))
+	scopes, rest, _ := strings.Cut(string(text), "; `resource` is ")
+	resources, _, found := strings.Cut(rest, ";")
+	if !found {
+		t.Fatal("no sentence says what scope and resource are")
+	}
+	for _, s := range countedScopes {
+		if !strings.Contains(scopes, "`"+s.String()+"`") {
+			t.Errorf("scope %s is not among %q", s, scopes)
+		}
+	}
+	for _, r := range limit.Resources {
+		if !strings.Contains(resources, "`"+r.String()+"`") {
+			t.Errorf("resource %s is not among %q", r, resources)
+		}
+	}
 }

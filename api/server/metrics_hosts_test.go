@@ -146,6 +146,7 @@ func TestMetricsOfLimits(t *testing.T) {
 	for path, body := range map[string]string{
 		"client/%2A": `{"connections":5,"requests":{"rate":"600/m"},"mode":"report"}`,
 		"total":      `{"bandwidth":{"download":"10MB"}}`,
+		"connection": `{"bandwidth":{"download":"5MB"},"mode":"report"}`,
 	} {
 		if w := a.do(try{method: "PUT", path: "/v1/limits/" + path, body: body}); w.Code != 200 {
 			t.Fatalf("%s: %d %s", path, w.Code, w.Body)
@@ -160,6 +161,7 @@ func TestMetricsOfLimits(t *testing.T) {
 		client("10.0.0.2", NodeRate{Admitted: 1}),
 		client("10.0.0.3", NodeRate{Admitted: 2}),
 		{Key: limit.Key{Scope: limit.ScopeTotal, Resource: limit.Connections}, InUse: 7, Rates: rates(limit.Download, NodeRate{Now: 1e6, Admitted: 5e6})},
+		{Key: limit.Key{Scope: limit.ScopeConnection, Resource: limit.Connections}, Rates: rates(limit.Download, NodeRate{Admitted: 4e6, WouldReject: 3})},
 	}
 	got := metricsOf(t, a)
 	for name, want := range map[string]float64{
@@ -178,6 +180,9 @@ func TestMetricsOfLimits(t *testing.T) {
 		`weir_limit_would_reject_total{name="10.0.0.1",resource="requests",scope="client"}`:    6,
 		`weir_limit_would_reject_total{name="10.0.0.1",resource="connections",scope="client"}`: 1,
 		`weir_limit_admitted_total{name="",resource="download",scope="total"}`:                 5e6,
+		`weir_limit{name="",resource="download",scope="connection"}`:                           5e6,
+		`weir_limit_admitted_total{name="",resource="download",scope="connection"}`:            4e6,
+		`weir_limit_would_reject_total{name="",resource="download",scope="connection"}`:        3,
 	} {
 		if v, ok := got[name]; !ok || v != want {
 			t.Errorf("%s is %v (there: %v), want %v", name, v, ok, want)
@@ -186,6 +191,7 @@ func TestMetricsOfLimits(t *testing.T) {
 	for _, name := range []string{
 		`weir_limit{name="other",resource="requests",scope="client"}`, `weir_limit_used{name="10.0.0.2",resource="requests",scope="client"}`,
 		`weir_limit_used{name="",resource="connections",scope="total"}`, `weir_limit_used{name="other",resource="connections",scope="host"}`,
+		`weir_limit_granted{name="",resource="download",scope="connection"}`, `weir_limit_used{name="",resource="download",scope="connection"}`,
 	} {
 		if _, ok := got[name]; ok {
 			t.Errorf("%s is told", name)
