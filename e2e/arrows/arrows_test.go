@@ -1,11 +1,14 @@
 package arrows
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -56,6 +59,33 @@ func checkTree(t *testing.T, system, tags string) {
 	}
 	if packages < len(areas) {
 		t.Errorf("go list found %d packages; want at least one for each of %d areas", packages, len(areas))
+	}
+}
+
+// maxLines is the most that a file may have: a longer one has several subjects.
+const maxLines = 500
+
+// TestFilesAreShort: no Go file that is written by hand is longer than maxLines.
+func TestFilesAreShort(t *testing.T) {
+	files := 0
+	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && path != "../.." && strings.HasPrefix(d.Name(), "."):
+			return fs.SkipDir
+		case d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, ".pb.go"):
+			return nil
+		}
+		files++
+		text, err := os.ReadFile(path)
+		if lines := bytes.Count(text, []byte("\n")); lines > maxLines {
+			t.Errorf("%s has %d lines, and may have %d", path, lines, maxLines)
+		}
+		return err
+	})
+	if err != nil || files < len(areas) {
+		t.Errorf("%d files: %v", files, err)
 	}
 }
 
