@@ -174,5 +174,8 @@ func remedy(err error, hint string) (message, instead string) {
 	if i := strings.LastIndex(message, ": write "); i >= 0 {
 		return message[:i], "W" + message[i+len(": w"):] + "."
 	}
+	if problem, most, bounded := strings.Cut(message, ": at most "); bounded {
+		return problem, "Write at most " + most + "."
+	}
 	return message, hint
 }
