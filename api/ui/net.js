@@ -17,7 +17,8 @@ class Lost extends Error {
   }
 }
 
-const lost = (cause) => { throw new Lost(cause); };
+/** Fails for a connection that broke. An answer that came whole and is no JSON is another matter. */
+const lost = (cause) => { throw cause instanceof SyntaxError ? cause : new Lost(cause); };
 
 let asking = null;
 let askToken = () => Promise.resolve('');

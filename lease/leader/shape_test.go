@@ -23,6 +23,14 @@ func (d *desk) wish(conn uint64, host string, m *leasepb.Demand) {
 	d.alloc.update(d.now, conn, &leasepb.Update{Demands: []*leasepb.Demand{m}, LimitsIndex: d.state.Table().Index})
 }
 
+// uses lets a node open so many connections to a host, with slots.
+func (d *desk) uses(conn uint64, host string, n int64) {
+	d.wish(conn, host, &leasepb.Demand{InUse: n})
+	d.turn()
+	d.wish(conn, host, &leasepb.Demand{Held: n, InUse: n})
+	d.turn()
+}
+
 // heardOf is how many slots of a host a node is told of.
 func heardOf(out []Outbound, conn uint64, host string) (n int64) {
 	for _, o := range out {

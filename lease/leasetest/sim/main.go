@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"sync"
@@ -155,6 +156,9 @@ func (b *batch) tell(o options) error {
 	p := leasetest.Shrink(b.mix(b.seed), b.rule, o.tries)
 	out := leasetest.RunTraced(p, b.rule, 300)
 	fmt.Printf("%s\n%s\n%s\n", p, out.Trace, out.Breach)
-	err := fmt.Errorf("seed %d: %s: run `go test ./lease/leasetest -run World -plan %s -v`, and keep that file in lease/leasetest/testdata", b.seed, b.breach, o.keep)
-	return errors.Join(err, os.WriteFile(o.keep, []byte(p.String()), 0o600))
+	file, err := filepath.Abs(o.keep) // the test runs in its package's directory
+	if err == nil {
+		err = os.WriteFile(file, []byte(p.String()), 0o600)
+	}
+	return errors.Join(fmt.Errorf("seed %d: %s: run `go test ./lease/leasetest -run World -plan %s -v`, and keep that file in lease/leasetest/testdata", b.seed, b.breach, file), err)
 }
